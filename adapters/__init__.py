@@ -1,0 +1,1 @@
+"""Source transforms that add the head to existing training scripts."""

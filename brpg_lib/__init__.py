@@ -1,0 +1,43 @@
+"""brpg-lib: boundary-refined prototypes for semi-supervised segmentation trainers."""
+
+from pathlib import Path
+
+from brpg_lib.bank import PrototypeBank
+from brpg_lib.batches import LabeledBatch, Samples, UnlabeledBatch
+from brpg_lib.clusterer import OnlineClusterer, Prototypes
+from brpg_lib.config import BRPGConfig
+from brpg_lib.head import HeadOutput, PrototypeHead
+from brpg_lib.loss import PrototypeContrastiveLoss, prototype_contrastive_loss
+from brpg_lib.projection import ProjectionHead
+from brpg_lib.queue import FeatureQueue
+from brpg_lib.sampler import ConfidenceSampler
+from brpg_lib.schedule import Phase, Schedule
+from brpg_lib.splitter import AdaptiveSplitter, Split
+from brpg_lib.version import __version__
+
+__all__ = [
+    "AdaptiveSplitter",
+    "BRPGConfig",
+    "ConfidenceSampler",
+    "FeatureQueue",
+    "HeadOutput",
+    "LabeledBatch",
+    "OnlineClusterer",
+    "Phase",
+    "ProjectionHead",
+    "PrototypeBank",
+    "PrototypeContrastiveLoss",
+    "PrototypeHead",
+    "Prototypes",
+    "Samples",
+    "Schedule",
+    "Split",
+    "UnlabeledBatch",
+    "__version__",
+    "prototype_contrastive_loss",
+]
+
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file():
+    # In a source checkout adapters/, examples/ and benchmarks/ lie beside this package; installed, inside it.
+    __path__.append(str(_checkout))

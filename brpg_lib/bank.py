@@ -1,0 +1,181 @@
+"""The prototypes of all classes: similarity, classification, momentum update."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from brpg_lib.config import BRPGConfig
+from brpg_lib.distributed import ProcessGroup, all_reduce_sum
+from brpg_lib.state import StateModule
+from brpg_lib.validation import describe, require, require_integer
+
+
+class PrototypeBank(StateModule):
+    """Holds the prototypes of C classes in a high- and a low-confidence group of up to K prototypes each.
+
+    Buffers (no gradient, always float32):
+        prototypes: ``(C, 2, K, D)`` float32, zero where there is no prototype.
+        mask: ``(C, 2, K)`` bool, true where there is one.
+
+    Args:
+        num_classes: Number of classes C.
+        feature_dim: Channels D of a feature vector.
+        num_prototypes: See :class:`~brpg_lib.BRPGConfig`; with the next three it gives K.
+        separate_confidence: See there.
+        split_fraction: See there.
+        split_increment: See there.
+        momentum: See there.
+        misclassified_weight: See there.
+        process_group: Ranks whose points move the prototypes together.
+
+    Raises:
+        ValueError: A hyper-parameter is out of range.
+    """
+
+    prototypes: Tensor
+    mask: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        *,
+        num_prototypes: tuple[int, int] = (2, 2),
+        separate_confidence: bool = True,
+        split_fraction: float = 0.05,
+        split_increment: int = 1,
+        momentum: float = 0.99,
+        misclassified_weight: float = 1.0,
+        process_group: ProcessGroup = None,
+    ) -> None:
+        super().__init__()
+        require_integer("num_classes", num_classes, 1)
+        require_integer("feature_dim", feature_dim, 1)
+        config = BRPGConfig(
+            num_prototypes=num_prototypes,
+            separate_confidence=separate_confidence,
+            split_fraction=split_fraction,
+            split_increment=split_increment,
+            momentum=momentum,
+            misclassified_weight=misclassified_weight,
+        )
+        self.num_classes, self.feature_dim = num_classes, feature_dim
+        self.momentum, self.misclassified_weight = momentum, misclassified_weight
+        self.process_group = process_group
+        self.register_buffer("prototypes", torch.zeros(num_classes, 2, config.max_prototypes, feature_dim))
+        self.register_buffer("mask", torch.zeros(num_classes, 2, config.max_prototypes, dtype=torch.bool))
+        self._presence: tuple[tuple[int, int], list[bool]] | None = None
+
+    @property
+    def present(self) -> list[bool]:
+        """Which classes have a prototype. Read from the device only after the mask has changed."""
+        version = (id(self.mask), self.mask._version)
+        if self._presence is None or self._presence[0] != version:
+            self._presence = (version, self.mask.flatten(1).any(1).tolist())
+        return self._presence[1]
+
+    @torch.no_grad()
+    def set(self, vectors: Tensor, mask: Tensor) -> None:
+        """Replace all prototypes.
+
+        Args:
+            vectors: ``(C, 2, K', D)`` floating point with ``K' <= K``; values without ``mask`` do not matter.
+            mask: ``(C, 2, K')`` bool.
+
+        Raises:
+            ValueError: A shape or dtype is wrong, or a prototype is not finite; nothing was changed.
+        """
+        classes, groups, slots, dim = self.prototypes.shape
+        fits = isinstance(vectors, Tensor) and vectors.ndim == 4 and vectors.is_floating_point()
+        fits = fits and (*vectors.shape[:2], vectors.shape[3]) == (classes, groups, dim) and vectors.shape[2] <= slots
+        expected = f"a floating-point tensor ({classes}, 2, K, {dim}) with K <= {slots}"
+        require(fits, "vectors", expected, describe(vectors))
+        fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == vectors.shape[:3]
+        require(fits, "mask", f"a bool tensor {tuple(vectors.shape[:3])}", describe(mask))
+        vectors = torch.where(mask[..., None], vectors.float(), 0.0)
+        bad = (~vectors.isfinite()).any(-1).nonzero().tolist()
+        require(not bad, "vectors", "finite values where mask is true", f"others at (class, group, slot) {bad[:3]}")
+        used = vectors.shape[2]
+        self.prototypes.zero_()[:, :, :used] = vectors.to(self.prototypes.device)
+        self.mask.zero_()[:, :, :used] = mask.to(self.mask.device)
+
+    def cosine(self, features: Tensor) -> Tensor:
+        """Cosine similarity of each feature to every prototype: ``(N, C, 2, K)`` float32, -inf where there is none.
+
+        Args:
+            features: ``(N, D)`` floating point, differentiable.
+
+        Raises:
+            ValueError: The shape or dtype is wrong.
+        """
+        fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
+        fits = fits and features.shape[1] == self.feature_dim
+        require(fits, "features", f"a floating-point tensor (N, {self.feature_dim})", describe(features))
+        with torch.autocast(features.device.type, enabled=False):
+            directions = nn.functional.normalize(self.prototypes, dim=-1)
+            cosine = nn.functional.normalize(features.float(), dim=-1) @ rearrange(directions, "c g k d -> d (c g k)")
+            cosine = cosine.masked_fill(~self.mask.flatten(), -torch.inf)
+        return cosine.view(-1, *self.mask.shape)
+
+    def similarity(self, features: Tensor) -> Tensor:
+        """Similarity of each feature to each class: the cosine to the class's most similar prototype (paper, eq. 6).
+
+        Args:
+            features: ``(N, D)`` floating point, differentiable.
+
+        Returns:
+            ``(N, C)`` float32; -inf for a class without prototypes.
+        """
+        return self.cosine(features).amax(dim=(2, 3))
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """The class whose prototype is most similar: ``(N,)`` int64, for ``features (N, D)``.
+
+        Raises:
+            ValueError: The shape is wrong, or the bank is empty.
+        """
+        require(any(self.present), "prototypes", "a bank with prototypes", "an empty one; set() it first")
+        return self.similarity(features).argmax(dim=1)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, classes: Tensor, cosine: Tensor | None = None) -> None:
+        """Move each prototype towards the points nearest to it among those of its class (paper, eq. 8).
+
+        A point goes to its class's most similar prototype; a prototype with points moves to ``momentum * prototype
+        + (1 - momentum) * mean of their raw features``. In that mean, a point that the bank misclassifies counts
+        ``misclassified_weight`` times. Points of all ranks count together.
+
+        Args:
+            features: ``(N, D)`` floating point. Rows that are not finite move nothing.
+            classes: ``(N,)`` integers; points outside 0..C-1 (the ignore index) or of a class without prototypes move
+                nothing.
+            cosine: :meth:`cosine` of the features, where it is known already.
+
+        Raises:
+            ValueError: A shape or dtype is wrong; nothing was changed.
+        """
+        fits = isinstance(classes, Tensor) and classes.shape == features.shape[:1] and not classes.is_floating_point()
+        require(fits, "classes", f"integers ({features.shape[0]},)", describe(classes))
+        if cosine is None:
+            cosine = self.cosine(features)
+        slots = self.mask[0].numel()
+        cosine = cosine.detach().view(len(features), self.num_classes, slots)
+        classes = classes.long()
+        known = (classes >= 0) & (classes < self.num_classes)
+        target = torch.where(known, classes, 0)
+        own, slot = cosine.take_along_dim(target[:, None, None], dim=1)[:, 0].max(dim=1)
+        finite = features.isfinite().all(dim=1)
+        counted = known & own.isfinite() & finite
+        wrong = cosine.amax(dim=2).argmax(dim=1) != target
+        weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
+        rows = torch.where(finite[:, None], features.detach().float(), 0.0) * weight[:, None]
+        sums = torch.zeros(self.num_classes * slots, self.feature_dim + 1, device=features.device)
+        sums.index_add_(0, target * slots + slot, torch.cat((rows, weight[:, None]), dim=1))
+        all_reduce_sum(sums, self.process_group)
+        total = sums[:, -1:]
+        mean = sums[:, :-1] / torch.where(total > 0, total, 1.0)
+        flat = self.prototypes.view(-1, self.feature_dim)
+        flat.copy_(torch.where(total > 0, self.momentum * flat + (1 - self.momentum) * mean, flat))

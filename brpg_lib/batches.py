@@ -1,0 +1,201 @@
+"""The tensors of one training step, checked before anything uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from brpg_lib.validation import describe, require
+
+HIGH, LOW, FALLBACK = 0, 1, 2
+"""Group indices of a sample: high confidence, low confidence, kept for rare classes."""
+
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class LabeledBatch:
+    """Labeled images of one step, seen by the student. Sizes: B images, D channels, C classes.
+
+    Attributes:
+        features: ``(B, D, h, w)`` floating point, from the representation branch, with gradient.
+        logits: ``(B, C, h, w)`` floating point, at the resolution of the features. Needed where pixels are sampled
+            (the collect phase); ``None`` elsewhere.
+        labels: ``(B, H, W)`` integers at image resolution: class indices or the ignore index.
+
+    Raises:
+        ValueError: A shape, dtype or device is wrong, or two fields disagree; the message names the field.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _require_map("labeled.features", self.features)
+        if self.logits is not None:
+            _require_logits("labeled.logits", self.logits, "labeled.features", self.features)
+        _require_pixels("labeled.labels", self.labels, self.features, INTEGER_DTYPES)
+
+    def check(self, num_classes: int, feature_dim: int, ignore_index: int) -> None:
+        """Check against the sizes of the module that will use the batch, and the range of the labels.
+
+        Ranges are read on the CPU only: on CUDA that would stall the stream, and labels out of range are ignored.
+
+        Raises:
+            ValueError: A channel count or label is wrong; the message names the field.
+        """
+        _require_channels("labeled.features", self.features, feature_dim)
+        if self.logits is not None:
+            _require_channels("labeled.logits", self.logits, num_classes)
+        _require_labels("labeled.labels", self.labels, num_classes, ignore_index)
+
+
+@dataclass(frozen=True)
+class UnlabeledBatch:
+    """Unlabeled images of one step. Sizes: B strong views, B' weak views, D channels, C classes.
+
+    Attributes:
+        features: ``(B, D, h, w)`` floating point, the student's features of the strong (CutMixed) views, with gradient.
+        pseudo_labels: ``(B, H, W)`` integers at image resolution, mixed like the views: the teacher's classes, or the
+            ignore index.
+        confidence: ``(B, H, W)`` floating point in [0, 1]: the teacher's probability of the pseudo label.
+        weak_features: ``(B', D, h', w')`` floating point, the teacher's features of the weak views. Needed where pixels
+            are sampled; ``None`` elsewhere, or to sample labeled pixels only.
+        weak_logits: ``(B', C, h', w')`` floating point, the teacher's logits at the resolution of ``weak_features``.
+
+    Raises:
+        ValueError: A shape, dtype or device is wrong, or two fields disagree; the message names the field.
+    """
+
+    features: Tensor
+    pseudo_labels: Tensor
+    confidence: Tensor
+    weak_features: Tensor | None = None
+    weak_logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _require_map("unlabeled.features", self.features)
+        _require_pixels("unlabeled.pseudo_labels", self.pseudo_labels, self.features, INTEGER_DTYPES)
+        _require_pixels("unlabeled.confidence", self.confidence, self.features, None)
+        require(
+            self.confidence.shape == self.pseudo_labels.shape,
+            "unlabeled.confidence",
+            f"the shape of unlabeled.pseudo_labels {tuple(self.pseudo_labels.shape)}",
+            tuple(self.confidence.shape),
+        )
+        if self.weak_features is None or self.weak_logits is None:
+            both_missing = self.weak_features is None and self.weak_logits is None
+            missing = "weak_features" if self.weak_features is None else "weak_logits"
+            require(both_missing, f"unlabeled.{missing}", "weak_features and weak_logits together, or neither", None)
+            return
+        _require_map("unlabeled.weak_features", self.weak_features)
+        _require_same(
+            "unlabeled.weak_features", self.weak_features, "unlabeled.features", self.features, lambda t: t.device
+        )
+        _require_logits("unlabeled.weak_logits", self.weak_logits, "unlabeled.weak_features", self.weak_features)
+
+    def check(self, num_classes: int, feature_dim: int, ignore_index: int) -> None:
+        """Check against the sizes of the module that will use the batch, and the ranges of labels and confidence.
+
+        Ranges are read on the CPU only: on CUDA that would stall the stream, and pixels out of range are ignored.
+
+        Raises:
+            ValueError: A channel count, label or confidence is wrong; the message names the field.
+        """
+        _require_channels("unlabeled.features", self.features, feature_dim)
+        if self.weak_features is not None and self.weak_logits is not None:
+            _require_channels("unlabeled.weak_features", self.weak_features, feature_dim)
+            _require_channels("unlabeled.weak_logits", self.weak_logits, num_classes)
+        _require_labels("unlabeled.pseudo_labels", self.pseudo_labels, num_classes, ignore_index)
+        if _can_read(self.confidence):
+            valid = (self.confidence >= 0) & (self.confidence <= 1.001)  # half-precision softmax may exceed 1
+            _require_all("unlabeled.confidence", "values in [0, 1]", self.confidence, valid)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Feature vectors that the sampler chose, on their way to the queues.
+
+    Attributes:
+        features: ``(N, D)`` float32.
+        classes: ``(N,)`` int64 class indices.
+        groups: ``(N,)`` int64: 0 high confidence, 1 low confidence, 2 kept for rare classes.
+        confidence: ``(N,)`` float32 in [0, 1].
+        dropped: ``()`` int64: pixels left out because their logits were not finite.
+    """
+
+    features: Tensor
+    classes: Tensor
+    groups: Tensor
+    confidence: Tensor
+    dropped: Tensor
+
+    def __len__(self) -> int:
+        return self.classes.shape[0]
+
+
+def require_same_device(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, device: torch.device) -> None:
+    """Require both batches on the module's device.
+
+    Raises:
+        ValueError: A batch lies elsewhere; the message names it.
+    """
+    for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)):
+        if batch is not None:
+            found = batch.features.device
+            require(found == device, f"{name}.features", f"a tensor on {device}, like the module", found)
+
+
+def _require_map(field: str, value: object) -> None:
+    valid = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.numel() > 0
+    require(valid, field, "a floating-point tensor (B, D, h, w) without empty dimensions", describe(value))
+
+
+def _require_logits(field: str, logits: object, features_field: str, features: Tensor) -> None:
+    _require_map(field, logits)
+    assert isinstance(logits, Tensor)
+    _require_same(field, logits, features_field, features, lambda t: (t.shape[0], *t.shape[2:]))
+    _require_same(field, logits, features_field, features, lambda t: t.device)
+
+
+def _require_same(field: str, value: Tensor, other_field: str, other: Tensor, key: Callable[[Tensor], object]) -> None:
+    expected = f"images, height, width and device of {other_field} ({describe(other)})"
+    require(key(value) == key(other), field, expected, describe(value))
+
+
+def _require_pixels(field: str, value: object, features: Tensor, dtypes: tuple[torch.dtype, ...] | None) -> None:
+    """Require a ``(B, H, W)`` tensor of integers (or floating point, without ``dtypes``) beside ``features``."""
+    kind = "integer" if dtypes else "floating-point"
+    valid = isinstance(value, Tensor) and value.ndim == 3 and value.numel() > 0
+    if valid:
+        assert isinstance(value, Tensor)
+        valid = value.dtype in dtypes if dtypes else value.is_floating_point()
+        valid = valid and value.shape[0] == features.shape[0] and value.device == features.device
+    expected = f"{kind} tensor ({features.shape[0]}, H, W) on {features.device}, like the features"
+    require(valid, field, f"a {expected}", describe(value))
+
+
+def _require_channels(field: str, value: Tensor, channels: int) -> None:
+    require(value.shape[1] == channels, field, f"{channels} channels in dimension 1", describe(value))
+
+
+def _require_labels(field: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    if _can_read(labels):
+        labels = labels.long()  # comparing uint8 with -1 or 300 would wrap around
+        valid = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
+        _require_all(field, f"classes 0..{num_classes - 1} or ignore_index {ignore_index}", labels, valid)
+
+
+def _require_all(field: str, expected: str, values: Tensor, valid: Tensor) -> None:
+    if not bool(valid.all()):
+        found = values[~valid].unique()[:5].tolist()
+        require(False, field, expected, f"{int((~valid).sum())} other values such as {found}")
+
+
+def _can_read(values: Tensor) -> bool:
+    """Whether reading values costs nothing: on CUDA it would synchronize, under torch.compile it breaks the graph."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()

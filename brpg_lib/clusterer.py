@@ -1,0 +1,103 @@
+"""Online clustering: prototypes from the feature queues (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.kmeans import kmeans
+from brpg_lib.kernels.random import fold
+from brpg_lib.queue import FeatureQueue
+from brpg_lib.validation import describe, require, require_integer
+
+
+class Prototypes(NamedTuple):
+    """Prototypes of all classes and groups.
+
+    Attributes:
+        vectors: ``(C, 2, K, D)`` float32, zero where there is no prototype.
+        mask: ``(C, 2, K)`` bool, true where there is one.
+        inertia: ``(C, 2)`` float32 sum of squared distances of the queue's rows to their cluster's mean.
+    """
+
+    vectors: Tensor
+    mask: Tensor
+    inertia: Tensor
+
+
+class OnlineClusterer(nn.Module):
+    """Clusters the queues of all classes and groups at once, with k-means on the raw features.
+
+    A queue with fewer distinct rows than prototypes gives as many as it can; an empty one gives none.
+
+    Args:
+        num_classes: Number of classes C.
+        centroid: ``"mean"`` of a cluster's rows, or the mean weighted by their ``"confidence"``.
+        restarts: Seedings that compete for the smallest inertia.
+        max_iterations: Bound of the Lloyd iterations.
+        seed: Seed of the k-means++ draw; the same seed and queue give the same prototypes.
+
+    Raises:
+        ValueError: A hyper-parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        centroid: str = "mean",
+        restarts: int = 4,
+        max_iterations: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require_integer("num_classes", num_classes, 1)
+        require_integer("restarts", restarts, 1)
+        require_integer("max_iterations", max_iterations, 1)
+        self.num_classes = num_classes
+        self.config = BRPGConfig(centroid=centroid)
+        self.restarts, self.max_iterations, self.seed = restarts, max_iterations, seed
+
+    @torch.no_grad()
+    def forward(self, queue: FeatureQueue, num_prototypes: Tensor) -> Prototypes:
+        """Cluster.
+
+        Args:
+            queue: Feature queues of C classes.
+            num_prototypes: ``(C, 2)`` integers, prototypes wanted per class and group; 0 leaves a group out.
+
+        Returns:
+            Prototypes with ``K`` the largest number wanted, on the device of the queue's counters.
+
+        Raises:
+            ValueError: The queue or ``num_prototypes`` does not fit.
+        """
+        require(queue.num_classes == self.num_classes, "queue", f"{self.num_classes} classes", queue.num_classes)
+        fits = (
+            isinstance(num_prototypes, Tensor)
+            and num_prototypes.shape == (self.num_classes, 2)
+            and not num_prototypes.is_floating_point()
+        )
+        require(fits, "num_prototypes", f"integers ({self.num_classes}, 2)", describe(num_prototypes))
+        lowest, highest = (int(value) for value in num_prototypes.aminmax())
+        require(lowest >= 0 and highest >= 1, "num_prototypes", "values >= 0, one of them >= 1", (lowest, highest))
+        features, rows = queue.stored()
+        device = features.device
+        wanted = num_prototypes[:, : queue.num_groups].reshape(-1).long().to(device)
+        clustering = kmeans(
+            features,
+            rows,
+            wanted,
+            fold(torch.zeros((), dtype=torch.int64, device=device), self.seed),
+            weights=queue.stored_confidence() if self.config.centroid == "confidence" else None,
+            restarts=self.restarts,
+            max_iterations=self.max_iterations,
+        )
+        return Prototypes(
+            queue.per_group(clustering.centroids, fill=0.0),
+            queue.per_group(clustering.counts > 0, fill=False),
+            queue.per_group(clustering.inertia, fill=0.0),
+        )

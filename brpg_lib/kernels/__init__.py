@@ -1,0 +1,1 @@
+"""Numerical building blocks. They know tensors only: no classes, phases or configuration."""

@@ -1,0 +1,115 @@
+"""Which pixels enter the loss, and their feature vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
+from brpg_lib.kernels import bilinear
+from brpg_lib.kernels.random import uniform
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one loss term; their number does not depend on the data, so no step waits for the device.
+
+    Attributes:
+        features: ``(N, D)`` float32, differentiable.
+        classes: ``(N,)`` int64; ``ignore_index`` where the point does not count.
+        dropped: ``()`` int64: points left out because their features were not finite, or zero.
+    """
+
+    features: Tensor
+    classes: Tensor
+    dropped: Tensor
+
+
+def grid_positions(length: int, grid_size: int, device: torch.device) -> Tensor:
+    """Positions of the grid along one axis: ``0, s, ..., (grid_size - 1) s, length - 1``, ``s = (length-1) // grid``.
+
+    An axis with fewer steps than the grid gives each of its positions once.
+
+    Returns:
+        ``(P,)`` int64, ``P <= grid_size + 1``.
+    """
+    grid_size = max(1, min(grid_size, length - 1))
+    positions = torch.arange(grid_size + 1, device=device) * ((length - 1) // grid_size)
+    positions[-1] = length - 1
+    return positions if length > 1 else positions[:1]
+
+
+def labeled_points(
+    batch: LabeledBatch, *, num_classes: int, grid_size: int, align_corners: bool, ignore_index: int
+) -> Points:
+    """Points on a regular grid of the labeled images (paper, section 3.5).
+
+    Returns:
+        ``B * P_rows * P_columns`` points, at most ``B * (grid_size + 1) ** 2``.
+    """
+    num_images, height, width = batch.labels.shape
+    device = batch.labels.device
+    image, row, column = (
+        axis.flatten()
+        for axis in torch.meshgrid(
+            torch.arange(num_images, device=device),
+            grid_positions(height, grid_size, device),
+            grid_positions(width, grid_size, device),
+            indexing="ij",
+        )
+    )
+    features = bilinear.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
+    return _usable(features, batch.labels[image, row, column], num_classes, ignore_index)
+
+
+def unlabeled_points(
+    batch: UnlabeledBatch,
+    threshold: float | Tensor,
+    key: Tensor,
+    *,
+    num_classes: int,
+    samples_per_image: int,
+    align_corners: bool,
+    ignore_index: int,
+) -> Points:
+    """Points drawn uniformly from the batch's pixels with a confident pseudo label (paper, section 3.5).
+
+    Args:
+        batch: The unlabeled images.
+        threshold: Confidence that a pseudo label needs.
+        key: ``()`` int64 seed of the draw.
+        num_classes: Number of classes.
+        samples_per_image: Cap: this times the images of the batch.
+        align_corners: How feature and label pixels correspond.
+        ignore_index: Class of the places that no confident pixel fills.
+
+    Returns:
+        ``min(B * samples_per_image, B * H * W)`` points.
+    """
+    num_images, height, width = batch.pseudo_labels.shape
+    labels = batch.pseudo_labels.flatten()
+    has_class = (labels.long() >= 0) & (labels.long() < num_classes)
+    confident = (batch.confidence.flatten() >= threshold) & has_class
+    # The largest of independent uniform numbers are a uniform draw without replacement.
+    lots = torch.where(confident, uniform((len(labels),), key), -1.0)
+    drawn, pixel = lots.topk(min(num_images * samples_per_image, len(labels)), sorted=False)
+    image, row, column = pixel // (height * width), pixel // width % height, pixel % width
+    features = bilinear.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
+    classes = torch.where(drawn > 0, labels[pixel].long(), ignore_index)
+    return _usable(features, classes, num_classes, ignore_index)
+
+
+def _usable(features: Tensor, classes: Tensor, num_classes: int, ignore_index: int) -> Points:
+    """Take points without a class or a direction out of the count; no gradient reaches their features."""
+    classes = classes.long()
+    has_class = (classes >= 0) & (classes < num_classes)
+    norm = torch.linalg.vector_norm(features.detach(), dim=1)
+    has_direction = norm.isfinite() & (norm > 1e-8)
+    keep = has_class & has_direction
+    return Points(
+        features=torch.where(keep[:, None], features, 0.0),
+        classes=torch.where(keep, classes, ignore_index),
+        dropped=(has_class & ~has_direction).sum(),
+    )

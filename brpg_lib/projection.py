@@ -1,0 +1,50 @@
+"""The representation branch, for networks that have none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from brpg_lib.validation import require_integer, require_number
+
+
+class ProjectionHead(nn.Sequential):
+    """Maps decoder features to the space of the prototypes (paper, section 4.1).
+
+    Twice a 3x3 convolution, batch normalization, ReLU and channel dropout, then a 1x1 convolution. It has learnable
+    parameters: make it part of your model, so that the optimizer and DDP see it.
+
+    Args:
+        in_channels: Channels of the input.
+        feature_dim: Channels of the output and of the layers between.
+        dropout: Probability of dropping a channel.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(self, in_channels: int, feature_dim: int = 256, dropout: float = 0.1) -> None:
+        require_integer("in_channels", in_channels, 1)
+        require_integer("feature_dim", feature_dim, 1)
+        require_number("dropout", dropout, 0.0, 1.0)
+        super().__init__(
+            *_block(in_channels, feature_dim, dropout),
+            *_block(feature_dim, feature_dim, dropout),
+            nn.Conv2d(feature_dim, feature_dim, kernel_size=1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, in_channels, h, w)`` to ``(B, feature_dim, h, w)``."""
+        base: Any = super()
+        output: Tensor = base.forward(features)
+        return output
+
+
+def _block(in_channels: int, out_channels: int, dropout: float) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(dropout),
+    )

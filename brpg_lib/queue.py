@@ -1,0 +1,305 @@
+"""Feature queues: the most recent samples of each class and group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brpg_lib.batches import FALLBACK, Samples
+from brpg_lib.config import BRPGConfig
+from brpg_lib.state import StateModule
+from brpg_lib.validation import describe, require, require_integer
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MIN_ROWS = 10
+"""A group with fewer rows is filled from the rare-class rows, where these are kept (method of the COCO path)."""
+
+
+class FeatureQueue(StateModule):
+    """First-in-first-out ring buffers of feature vectors and their confidence, one per class and group.
+
+    Buffers (``S`` groups are stored: 2, or 1 of twice the capacity with ``separate_confidence=False``):
+        features: ``(C, S, capacity, D)`` in ``dtype``.
+        confidence: ``(C, S, capacity)`` float32.
+        rows: ``(C, 2)`` int64, valid rows; the second column stays 0 for a pooled queue.
+        cursor: ``(C, 2)`` int64, where the next row goes.
+        dropped: ``()`` int64, rows refused so far because they were not finite.
+
+    A state dict holds only as many rows as are in use.
+
+    Args:
+        num_classes: Number of classes C.
+        feature_dim: Channels D of a feature vector.
+        queue_size: See :class:`~brpg_lib.BRPGConfig`.
+        separate_confidence: See there.
+        rare_class_fallback: See there; keeps ``2 * queue_size`` further rows per class.
+        dtype: Storage type: float32, bfloat16 or float16.
+        device: ``None`` to follow the module; ``"cpu"`` keeps the rows in (pinned) host memory wherever the module is.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    features: Tensor
+    confidence: Tensor
+    rows: Tensor
+    cursor: Tensor
+    dropped: Tensor
+    fallback_features: Tensor
+    fallback_confidence: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        *,
+        queue_size: int = 30000,
+        separate_confidence: bool = True,
+        rare_class_fallback: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        require_integer("num_classes", num_classes, 1)
+        require_integer("feature_dim", feature_dim, 1)
+        require(dtype in DTYPES, "dtype", f"one of {DTYPES}", dtype)
+        config = BRPGConfig(
+            queue_size=queue_size, separate_confidence=separate_confidence, rare_class_fallback=rare_class_fallback
+        )
+        self.num_classes, self.feature_dim = num_classes, feature_dim
+        self.queue_size, self.separate_confidence = config.queue_size, config.separate_confidence
+        self.num_groups = 2 if separate_confidence else 1
+        self.capacity = queue_size if separate_confidence else 2 * queue_size
+        self.fallback_capacity = 2 * queue_size if rare_class_fallback else 0
+        self.dtype = dtype
+        self.storage_device = None if device is None else torch.device(device)
+        device = self.storage_device
+        zeros = torch.zeros
+        self.register_buffer("features", self._rows(self.num_groups, self.capacity, device))
+        self.register_buffer("confidence", zeros(num_classes, self.num_groups, self.capacity, device=device))
+        self.register_buffer("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0])
+        # Free places have confidence -1, so that every row is better than none.
+        self.register_buffer("fallback_confidence", torch.full((num_classes, self.fallback_capacity), -1.0).to(device))
+        for name in ("rows", "cursor"):
+            self.register_buffer(name, zeros(num_classes, 2, dtype=torch.int64, device=device))
+        self.register_buffer("dropped", zeros((), dtype=torch.int64, device=device))
+
+    def _rows(self, groups: int, capacity: int, device: torch.device | None) -> Tensor:
+        pinned = device is not None and device.type == "cpu" and torch.cuda.is_available() and capacity > 0
+        shape = (self.num_classes, groups, capacity, self.feature_dim)
+        return torch.zeros(shape, dtype=self.dtype, device=device, pin_memory=pinned)
+
+    @torch.no_grad()
+    def append(self, samples: Samples) -> None:
+        """Append rows to their queues; the oldest rows leave full queues. Rows that are not finite are counted instead.
+
+        Args:
+            samples: Any number of rows, of any classes and groups.
+
+        Raises:
+            ValueError: Shapes, classes or groups do not fit; nothing was changed.
+        """
+        self._check(samples)
+        device = self.features.device
+        features, confidence = samples.features.to(device), samples.confidence.to(device)
+        classes, groups = samples.classes.to(device), samples.groups.to(device)
+        finite = features.to(self.dtype).isfinite().all(dim=1) & confidence.isfinite()
+        self.dropped += (~finite).sum()
+        if self.features.shape[2] != self.capacity:
+            self._allocate()
+        regular = finite & (groups != FALLBACK)
+        group = groups if self.separate_confidence else torch.zeros_like(groups)
+        self._append_rows(features[regular], confidence[regular], (classes * self.num_groups + group)[regular])
+        if self.fallback_capacity:
+            kept = finite & (groups == FALLBACK)
+            self._keep_best(features[kept], confidence[kept], classes[kept])
+
+    def _check(self, samples: Samples) -> None:
+        shape = samples.features.shape
+        fits = len(shape) == 2 and shape[1] == self.feature_dim
+        require(fits, "samples.features", f"a tensor (N, {self.feature_dim})", describe(samples.features))
+        for field in ("classes", "groups", "confidence"):
+            value = getattr(samples, field)
+            require(value.shape == shape[:1], f"samples.{field}", f"a tensor ({shape[0]},)", describe(value))
+        if shape[0]:
+            last_group = FALLBACK if self.fallback_capacity else FALLBACK - 1
+            for field, last in (("classes", self.num_classes - 1), ("groups", last_group)):
+                low, high = (int(value) for value in getattr(samples, field).aminmax())
+                require(low >= 0 and high <= last, f"samples.{field}", f"integers in 0..{last}", f"{low}..{high}")
+
+    def _append_rows(self, features: Tensor, confidence: Tensor, slot: Tensor) -> None:
+        """Write rows into the ring of each ``slot`` (class x group), in order."""
+        slot, order = slot.sort(stable=True)
+        counts, rank = _rank_in_group(slot, self.num_classes * self.num_groups)
+        last = rank >= counts[slot] - self.capacity  # more rows than fit: only the newest stay
+        slot, order, rank = slot[last], order[last], rank[last]
+        cursor, rows = (b[:, : self.num_groups].flatten() for b in (self.cursor, self.rows))
+        place = slot * self.capacity + (cursor[slot] + rank) % self.capacity
+        self.features.view(-1, self.feature_dim)[place] = features[order].to(self.dtype)
+        self.confidence.view(-1)[place] = confidence[order].float()
+        shape = (self.num_classes, self.num_groups)
+        self.cursor[:, : self.num_groups] = ((cursor + counts) % self.capacity).view(shape)
+        self.rows[:, : self.num_groups] = (rows + counts).clamp(max=self.capacity).view(shape)
+
+    def _keep_best(self, features: Tensor, confidence: Tensor, classes: Tensor) -> None:
+        """Let rows replace the least confident ones kept for their class."""
+        if not len(classes):
+            return
+        classes, order = classes.sort(stable=True)
+        counts, rank = _rank_in_group(classes, self.num_classes)
+        new = torch.full((self.num_classes, int(counts.max())), -1.0, device=classes.device)
+        new[classes, rank] = confidence[order].float()
+        both = torch.cat((self.fallback_confidence, new), dim=1)
+        stays = torch.zeros_like(both, dtype=torch.bool)
+        stays.scatter_(1, both.topk(self.fallback_capacity, dim=1, sorted=False).indices, True)
+        leaves, enters = ~stays[:, : self.fallback_capacity], stays[:, self.fallback_capacity :] & (new >= 0)
+        # The k-th row that enters a class takes the k-th place that is left.
+        place = leaves.long().argsort(dim=1, descending=True, stable=True)
+        class_index, column = enters.nonzero(as_tuple=True)
+        target = place[class_index, (enters.long().cumsum(1) - 1)[class_index, column]]
+        source = torch.zeros(new.shape, dtype=torch.int64, device=new.device)
+        source[classes, rank] = order
+        self.fallback_features[class_index, target] = features[source[class_index, column]].to(self.dtype)
+        self.fallback_confidence[class_index, target] = new[class_index, column]
+
+    @torch.no_grad()
+    def fill_rare_classes(self) -> None:
+        """Fill the groups of classes with fewer than ten rows from the rows kept for rare classes.
+
+        Fewer than ten high rows, but enough low ones: the most confident kept rows become the high group. Fewer in
+        both: the lower half of the kept rows becomes the low group, the upper half the high one. Does nothing without
+        ``rare_class_fallback``.
+        """
+        if not self.fallback_capacity:
+            return
+        kept = (self.fallback_confidence >= 0).sum(1)
+        few_high, few_low = (self.rows < MIN_ROWS).unbind(1)
+        rare = (few_high & (kept > 0)).nonzero()[:, 0]
+        if not len(rare):
+            return
+        order = self.fallback_confidence[rare].argsort(dim=1, descending=True, stable=True)
+        kept, few_low = kept[rare], few_low[rare]
+        half = kept // 2
+        position = torch.arange(self.capacity, device=kept.device)
+        high_rows = torch.where(few_low, kept - half, kept).clamp(max=self.capacity)
+        self._replace(rare, 0, order, position[None].expand(len(rare), -1), high_rows)
+        low_start = kept - half
+        low = (low_start[:, None] + position).clamp(max=self.fallback_capacity - 1)
+        self._replace(rare[few_low], 1, order[few_low], low[few_low], half[few_low].clamp(max=self.capacity))
+
+    def _replace(self, classes: Tensor, group: int, order: Tensor, position: Tensor, rows: Tensor) -> None:
+        """Make the rows kept at ``order[position]`` the first ``rows`` of a group, least confident (oldest) first."""
+        reverse = (rows[:, None] - 1 - torch.arange(self.capacity, device=rows.device)).clamp(min=0)
+        source = order.gather(1, position.gather(1, reverse))
+        valid = torch.arange(self.capacity, device=rows.device) < rows[:, None]
+        self.features[classes, group] = torch.where(
+            valid[..., None], self.fallback_features[classes[:, None], source], 0.0
+        ).to(self.dtype)
+        self.confidence[classes, group] = torch.where(valid, self.fallback_confidence[classes[:, None], source], 0.0)
+        self.rows[classes, group] = rows
+        self.cursor[classes, group] = rows % self.capacity
+
+    def group(self, class_index: int, group: int) -> tuple[Tensor, Tensor]:
+        """Copies of one queue's rows, oldest first: features ``(n, D)`` in the storage type, confidence ``(n,)``.
+
+        Raises:
+            ValueError: There is no such class or group.
+        """
+        known = 0 <= class_index < self.num_classes and group in (0, 1)
+        require(known, "class_index, group", f"0..{self.num_classes - 1}, 0..1", (class_index, group))
+        if group >= self.num_groups:
+            return self.features.new_zeros(0, self.feature_dim), self.confidence.new_zeros(0)
+        count, cursor = int(self.rows[class_index, group]), int(self.cursor[class_index, group])
+        order = torch.arange(count, device=self.features.device)
+        if count == self.capacity:
+            order = (order + cursor) % count
+        return self.features[class_index, group][order], self.confidence[class_index, group][order]
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self.release()
+        self._allocate()
+
+    def release(self) -> None:
+        """Forget all rows and give their memory back; the next :meth:`append` takes it again."""
+        self.rows.zero_()
+        self.cursor.zero_()
+        self.features = self.features[:, :, :0].clone()
+        self.confidence = self.confidence[:, :, :0].clone()
+        self.fallback_features = self.fallback_features[:, :0].clone()
+        self.fallback_confidence = self.fallback_confidence[:, :0].clone()
+
+    def _allocate(self) -> None:
+        """Bring the buffers to full capacity, keeping the rows they hold."""
+        device = self.features.device
+        for name, full in (
+            ("features", self._rows(self.num_groups, self.capacity, device)),
+            ("confidence", torch.zeros(self.num_classes, self.num_groups, self.capacity, device=device)),
+        ):
+            held = getattr(self, name)
+            full[:, :, : held.shape[2]] = held
+            setattr(self, name, full)
+        for name, full in (
+            ("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0]),
+            ("fallback_confidence", torch.full((self.num_classes, self.fallback_capacity), -1.0, device=device)),
+        ):
+            held = getattr(self, name)
+            full[:, : held.shape[1]] = held
+            setattr(self, name, full)
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """All queues as one ragged batch: features ``(C * S, n, D)``, the first ``rows (C * S,)`` of each valid.
+
+        ``n`` is the longest queue's length (at least 1); rows come in storage order.
+        """
+        longest = max(1, int(self.rows.max()))
+        if self.features.shape[2] < longest:
+            self._allocate()
+        return self.features[:, :, :longest].flatten(0, 1), self.rows[:, : self.num_groups].flatten()
+
+    def stored_confidence(self) -> Tensor:
+        """Confidence of the rows of :meth:`stored`: ``(C * S, n)`` float32."""
+        return self.confidence[:, :, : max(1, int(self.rows.max()))].flatten(0, 1)
+
+    def per_group(self, values: Tensor, fill: float | bool) -> Tensor:
+        """Values ``(C * S, ...)`` of the stored groups as ``(C, 2, ...)``, with ``fill`` for a group not stored."""
+        values = values.unflatten(0, (self.num_classes, self.num_groups))
+        return values if self.num_groups == 2 else torch.cat((values, torch.full_like(values, fill)), dim=1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
+        return self if self.storage_device is not None else super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        used = int(self.rows.max())
+        for name in ("features", "confidence"):
+            destination[prefix + name] = destination[prefix + name][:, :, :used].clone()
+        taken = (self.fallback_confidence >= 0).any(0).nonzero()
+        kept = int(taken.max()) + 1 if len(taken) else 0
+        for name in ("fallback_features", "fallback_confidence"):
+            destination[prefix + name] = destination[prefix + name][:, :kept].clone()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        trimmed = {
+            name: state_dict[prefix + name]
+            for name in ("features", "confidence", "fallback_features", "fallback_confidence")
+            if prefix + name in state_dict
+        }
+        for name, value in trimmed.items():  # adopt the lengths saved; the next append makes room again
+            capacity = self.fallback_capacity if name.startswith("fallback") else self.capacity
+            own = getattr(self, name)
+            axis = 1 if name.startswith("fallback") else 2
+            fits = value.ndim == own.ndim and value.shape[axis] <= capacity
+            if fits and value.shape[:axis] == own.shape[:axis] and value.shape[axis + 1 :] == own.shape[axis + 1 :]:
+                setattr(self, name, own.new_zeros(value.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _rank_in_group(sorted_index: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Members of each group ``(num_groups,)``, and each element's position in its group, for sorted group indices."""
+    counts = torch.bincount(sorted_index, minlength=num_groups)
+    start = counts.cumsum(0) - counts
+    return counts, torch.arange(len(sorted_index), device=sorted_index.device) - start[sorted_index]

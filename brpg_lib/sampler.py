@@ -1,0 +1,249 @@
+"""Confidence-based sampling: which feature vectors become prototypes (paper, section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from brpg_lib.batches import FALLBACK, HIGH, LOW, LabeledBatch, Samples, UnlabeledBatch
+from brpg_lib.config import BRPGConfig
+from brpg_lib.distributed import ProcessGroup, all_reduce_sum, rank
+from brpg_lib.kernels import bilinear
+from brpg_lib.kernels.random import fold, uniform
+from brpg_lib.validation import require, require_integer
+
+
+class ConfidenceSampler(nn.Module):
+    """Chooses pixels at feature resolution and sorts them into a high- and a low-confidence group.
+
+    Labeled pixels count where the student predicts their label: from the class's threshold on they are high, below it
+    and above the floor low. Unlabeled pixels of the teacher's weak view with confidence of at least
+    ``confidence_threshold`` are high. Caps of ``samples_per_image`` times the images of the step hold per group.
+
+    In train mode each call also moves the class-adaptive thresholds and draws other pixels under the caps; in eval mode
+    it changes nothing.
+
+    Buffers:
+        thresholds: ``(C,)`` float32, each class's running mean of the ground-truth probability (starting at
+            ``confidence_threshold``). Clipped to ``class_adaptive`` where it is applied, see :meth:`class_thresholds`.
+        draws: ``()`` int64, calls in train mode so far.
+
+    Args:
+        num_classes: Number of classes C.
+        confidence_threshold: See :class:`~brpg_lib.BRPGConfig`, like all further hyper-parameters.
+        confidence_floor: See there.
+        class_adaptive: See there.
+        adaptive_momentum: See there.
+        fixed_threshold_classes: See there.
+        samples_per_image: See there.
+        class_balance: See there.
+        separate_confidence: See there.
+        rare_class_fallback: See there.
+        align_corners: See there.
+        ignore_index: See there.
+        seed: Seed of the draw under the caps.
+        process_group: Ranks that share the thresholds.
+
+    Raises:
+        ValueError: A hyper-parameter is out of range.
+    """
+
+    thresholds: Tensor
+    draws: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        confidence_threshold: float = 0.8,
+        confidence_floor: float = 0.0,
+        class_adaptive: tuple[float, float] | None = None,
+        adaptive_momentum: float = 0.999,
+        fixed_threshold_classes: tuple[int, ...] = (),
+        samples_per_image: int = 5000,
+        class_balance: float | None = None,
+        separate_confidence: bool = True,
+        rare_class_fallback: bool = False,
+        align_corners: bool = True,
+        ignore_index: int = 255,
+        seed: int = 0,
+        process_group: ProcessGroup = None,
+    ) -> None:
+        super().__init__()
+        require_integer("num_classes", num_classes, 1)
+        for index in fixed_threshold_classes:
+            require(index < num_classes, "fixed_threshold_classes", f"classes below {num_classes}", index)
+        self.config = BRPGConfig(
+            confidence_threshold=confidence_threshold,
+            confidence_floor=confidence_floor,
+            class_adaptive=class_adaptive,
+            adaptive_momentum=adaptive_momentum,
+            fixed_threshold_classes=fixed_threshold_classes,
+            samples_per_image=samples_per_image,
+            class_balance=class_balance,
+            separate_confidence=separate_confidence,
+            rare_class_fallback=rare_class_fallback,
+            align_corners=align_corners,
+            ignore_index=ignore_index,
+        )
+        self.num_classes = num_classes
+        self.seed = seed
+        self.process_group = process_group
+        self.register_buffer("thresholds", torch.full((num_classes,), confidence_threshold))
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        fixed = torch.zeros(num_classes, dtype=torch.bool)
+        fixed[list(fixed_threshold_classes)] = True
+        self.register_buffer("_fixed", fixed, persistent=False)
+
+    def class_thresholds(self) -> Tensor:
+        """The confidence threshold ``t_c`` of each class in force: ``(C,)`` float32."""
+        config = self.config
+        constant = torch.full_like(self.thresholds, config.confidence_threshold)
+        if config.class_adaptive is None:
+            return constant
+        assert isinstance(self._fixed, Tensor)
+        return torch.where(self._fixed, constant, self.thresholds.clamp(*config.class_adaptive))
+
+    @torch.no_grad()
+    def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None) -> Samples:
+        """Sample one step.
+
+        Args:
+            labeled: Labeled images with ``logits``.
+            unlabeled: Unlabeled images; used where they carry ``weak_features`` and ``weak_logits``.
+
+        Returns:
+            The chosen feature vectors, labeled ones first.
+
+        Raises:
+            ValueError: ``labeled.logits`` is missing, or a batch does not fit the module.
+        """
+        features_dim = labeled.features.shape[1]
+        require(labeled.logits is not None, "labeled.logits", "logits (B, C, h, w) to sample by", None)
+        labeled.check(self.num_classes, features_dim, self.config.ignore_index)
+        if unlabeled is not None:
+            unlabeled.check(self.num_classes, features_dim, self.config.ignore_index)
+        if self.training and self.config.class_adaptive is not None:
+            self._follow_confidence(labeled)
+        key = fold(self.draws, self.seed, rank(self.process_group))
+        if self.training:
+            self.draws += 1
+        return self._sample(labeled, unlabeled, key)
+
+    def _sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, key: Tensor) -> Samples:
+        config = self.config
+        assert labeled.logits is not None
+        labels = _labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
+        has_class = (labels >= 0) & (labels < self.num_classes)
+        labels = torch.where(has_class, labels, 0)
+        probability = _probability(labeled.logits)
+        confidence, predicted = probability.max(dim=1)
+        right = has_class & (predicted == labels)
+        high = confidence >= self.class_thresholds()[labels]
+        above_floor = confidence > (config.confidence_floor if config.class_adaptive is None else -1.0)
+        groups = torch.where(high, HIGH, torch.where(above_floor, LOW, -1))
+        pixels = [_Pixels(labeled.features, labels, torch.where(right, groups, -1), confidence)]
+        dropped = (has_class & ~confidence.isfinite()).sum()
+        num_labeled = num_images = labeled.features.shape[0]
+
+        if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
+            num_images += unlabeled.weak_features.shape[0]
+            confidence, predicted = _probability(unlabeled.weak_logits).max(dim=1)
+            groups = torch.where(confidence >= config.confidence_threshold, HIGH, -1)
+            pixels.append(_Pixels(unlabeled.weak_features, predicted, groups, confidence))
+            dropped = dropped + (~confidence.isfinite()).sum()
+
+        high_cap, low_cap = config.samples_per_image * num_images, config.samples_per_image * num_labeled
+        if config.separate_confidence:
+            chosen = self._draw(pixels, HIGH, high_cap, fold(key, HIGH)) + self._draw(
+                pixels, LOW, low_cap, fold(key, LOW)
+            )
+        else:
+            pooled = [p.with_groups(torch.where(p.groups >= 0, HIGH, -1)) for p in pixels]
+            chosen = self._draw(pooled, HIGH, high_cap + low_cap, fold(key, HIGH))
+        if config.rare_class_fallback:
+            true_confidence = probability.gather(1, labels[:, None])[:, 0]
+            every = torch.where(has_class & true_confidence.isfinite(), FALLBACK, -1)
+            chosen += self._draw_per_class(
+                _Pixels(labeled.features, labels, every, true_confidence), fold(key, FALLBACK)
+            )
+        return Samples(
+            features=torch.cat([vectors for vectors, _, _, _ in chosen]),
+            classes=torch.cat([classes for _, classes, _, _ in chosen]),
+            groups=torch.cat([groups for _, _, groups, _ in chosen]),
+            confidence=torch.cat([confidence for _, _, _, confidence in chosen]),
+            dropped=dropped,
+        )
+
+    def _draw(self, pixels: list[_Pixels], group: int, cap: int, key: Tensor) -> list[tuple[Tensor, ...]]:
+        """The pixels of one group from all sources, at most ``cap``."""
+        places = [(p.groups == group).nonzero()[:, 0] for p in pixels]
+        total = sum(len(place) for place in places)
+        if total > cap:
+            classes = torch.cat([p.classes[place] for p, place in zip(pixels, places, strict=True)])
+            lots = uniform((total,), key).log()
+            if self.config.class_balance is not None:
+                # Exponential race: the draw is in proportion to 1 / count ** exponent, without replacement.
+                lots = lots * classes.bincount(minlength=self.num_classes)[classes] ** self.config.class_balance
+            winners = torch.zeros(total, dtype=torch.bool, device=lots.device)
+            winners[lots.topk(cap, sorted=False).indices] = True
+            kept = winners.split([len(place) for place in places])
+            places = [place[keep] for place, keep in zip(places, kept, strict=True)]
+        return [p.at(place) for p, place in zip(pixels, places, strict=True)]
+
+    def _draw_per_class(self, pixels: _Pixels, key: Tensor) -> list[tuple[Tensor, ...]]:
+        """At most ``samples_per_image`` pixels of each class, drawn uniformly."""
+        place = (pixels.groups >= 0).nonzero()[:, 0]
+        place = place[uniform((len(place),), key).argsort()]
+        classes, order = pixels.classes[place].sort(stable=True)
+        counts = classes.bincount(minlength=self.num_classes)
+        position = torch.arange(len(classes), device=classes.device) - (counts.cumsum(0) - counts)[classes]
+        return [pixels.at(place[order[position < self.config.samples_per_image]].sort().values)]
+
+    def _follow_confidence(self, labeled: LabeledBatch) -> None:
+        """Move the running mean of the ground-truth probability of each class that is present."""
+        assert labeled.logits is not None
+        labels = labeled.labels.long()
+        logits = nn.functional.interpolate(
+            labeled.logits.float(), labels.shape[1:], mode="bilinear", align_corners=self.config.align_corners
+        )
+        has_class = (labels >= 0) & (labels < self.num_classes)
+        labels = torch.where(has_class, labels, 0)
+        true_probability = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        counted = has_class & true_probability.isfinite()
+        sums = torch.zeros(2, self.num_classes, device=labels.device)
+        sums[0].index_add_(0, labels.flatten(), torch.where(counted, true_probability, 0.0).flatten())
+        sums[1].index_add_(0, labels.flatten(), counted.float().flatten())
+        all_reduce_sum(sums, self.process_group)
+        mean = sums[0] / sums[1].clamp(min=1)
+        momentum = self.config.adaptive_momentum
+        moved = momentum * self.thresholds + (1 - momentum) * mean
+        self.thresholds.copy_(torch.where(sums[1] > 0, moved, self.thresholds))
+
+
+class _Pixels:
+    """All pixels of one feature map as candidates; group -1 means that a pixel is none."""
+
+    def __init__(self, maps: Tensor, classes: Tensor, groups: Tensor, confidence: Tensor) -> None:
+        self.maps, self.classes, self.groups, self.confidence = maps, classes, groups, confidence
+
+    def with_groups(self, groups: Tensor) -> _Pixels:
+        return _Pixels(self.maps, self.classes, groups, self.confidence)
+
+    def at(self, place: Tensor) -> tuple[Tensor, ...]:
+        """Features, classes, groups and confidence of the pixels at flat indices ``place``."""
+        height, width = self.maps.shape[2:]
+        vectors = self.maps[place // (height * width), :, place // width % height, place % width]
+        return vectors.float(), self.classes[place], self.groups[place], self.confidence[place]
+
+
+def _probability(logits: Tensor) -> Tensor:
+    """Class probabilities ``(B * h * w, C)`` float32."""
+    return logits.float().softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Labels at feature resolution, by nearest neighbour: ``(B, h, w)`` int64."""
+    rows = bilinear.nearest(labels.shape[1], size[0], labels.device)
+    columns = bilinear.nearest(labels.shape[2], size[1], labels.device)
+    return labels[:, rows[:, None], columns].long()

@@ -1,0 +1,128 @@
+"""When each phase of the method runs, in iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from brpg_lib.validation import require, require_integer, require_number
+
+
+class Phase(str, Enum):
+    """The three phases of end-to-end prototype generation (paper, section 3.2)."""
+
+    WARMUP = "warmup"
+    COLLECT = "collect"
+    LEARN = "learn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Lengths of the phases and the ramp of the pseudo-label threshold, all in iterations.
+
+    Attributes:
+        warmup: Iterations in which nothing happens.
+        collect: Iterations that fill the feature queues.
+        total: Iterations of the whole training.
+        ramp_start: Iteration at which the pseudo-label threshold is at its lower end. From ``total`` on, there is no
+            ramp: the threshold stays at its lower end.
+        pseudo_threshold_range: Confidence threshold of pseudo-labeled points at ``ramp_start`` and at ``total``.
+        recluster_every: ``None`` to cluster once, or the iterations between clusterings in the learn phase; sampling
+            then goes on during it.
+        min_rows: Stay in the collect phase until every class seen in the labels has this many rows in each group.
+        max_collect: With ``min_rows``, collect at most so long; ``None`` for no bound.
+
+    Raises:
+        ValueError: A field is out of range; the message names it.
+    """
+
+    warmup: int
+    collect: int
+    total: int
+    ramp_start: int = 0
+    pseudo_threshold_range: tuple[float, float] = (0.8, 0.95)
+    recluster_every: int | None = None
+    min_rows: int = 0
+    max_collect: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pseudo_threshold_range, list):  # what JSON and YAML make of a tuple
+            object.__setattr__(self, "pseudo_threshold_range", tuple(self.pseudo_threshold_range))
+        require_integer("warmup", self.warmup, 0)
+        require_integer("collect", self.collect, 0)
+        require_integer("total", self.total, 1)
+        require(
+            self.warmup + self.collect <= self.total,
+            "total",
+            f"at least warmup + collect ({self.warmup + self.collect})",
+            self.total,
+        )
+        require_integer("ramp_start", self.ramp_start, 0)
+        bounds = self.pseudo_threshold_range
+        is_pair = isinstance(bounds, tuple) and len(bounds) == 2
+        require(is_pair, "pseudo_threshold_range", "a pair (start, end)", repr(bounds))
+        for name, bound in zip(("pseudo_threshold_range[0]", "pseudo_threshold_range[1]"), bounds, strict=True):
+            require_number(name, bound, 0.0, 1.0)
+        if self.recluster_every is not None:
+            require_integer("recluster_every", self.recluster_every, 1)
+        require_integer("min_rows", self.min_rows, 0)
+        if self.max_collect is not None:
+            require_integer("max_collect", self.max_collect, self.collect)
+
+    @classmethod
+    def from_epochs(
+        cls,
+        *,
+        warmup: float,
+        collect: float,
+        total: float,
+        iters_per_epoch: int,
+        ramp_start: float = 5,
+        pseudo_threshold_range: tuple[float, float] = (0.8, 0.95),
+        recluster_every: float | None = None,
+        min_rows: int = 0,
+        max_collect: float | None = None,
+    ) -> Schedule:
+        """A schedule from lengths in epochs (fractions allowed) of ``iters_per_epoch`` iterations.
+
+        The official lengths are warmup=1, collect=1, total=80 (PASCAL VOC) or 30 (COCO), and 3, 3, 200 (Cityscapes).
+
+        Raises:
+            ValueError: A length is no finite number or out of range; the message names it.
+        """
+        require_integer("iters_per_epoch", iters_per_epoch, 1)
+
+        def iterations(field: str, epochs: float) -> int:
+            require_number(field, epochs, 0, 1e12)
+            return round(epochs * iters_per_epoch)
+
+        return cls(
+            warmup=iterations("warmup", warmup),
+            collect=iterations("collect", collect),
+            total=iterations("total", total),
+            ramp_start=iterations("ramp_start", ramp_start),
+            pseudo_threshold_range=pseudo_threshold_range,
+            recluster_every=None if recluster_every is None else iterations("recluster_every", recluster_every),
+            min_rows=min_rows,
+            max_collect=None if max_collect is None else iterations("max_collect", max_collect),
+        )
+
+    def phase(self, iteration: int) -> Phase:
+        """The phase at ``iteration`` (from 0), before any extension by ``min_rows``."""
+        if iteration < self.warmup:
+            return Phase.WARMUP
+        if iteration < self.warmup + self.collect:
+            return Phase.COLLECT
+        return Phase.LEARN
+
+    def pseudo_threshold(self, iteration: int) -> float:
+        """Confidence that a pseudo label needs at ``iteration`` to become a point of the loss.
+
+        Linear, from the lower end at ``ramp_start`` to the upper end at ``total``; before ``ramp_start`` the line goes
+        on below the lower end, as in the official code, and after ``total`` it stays at the upper end.
+        """
+        low, high = self.pseudo_threshold_range
+        if self.ramp_start >= self.total:
+            return low
+        progress = (iteration - self.ramp_start) / (self.total - self.ramp_start)
+        return low + (high - low) * min(progress, 1.0)

@@ -1,0 +1,28 @@
+"""A module whose buffers are state to keep exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Self = TypeVar("Self", bound="StateModule")
+
+
+class StateModule(nn.Module):
+    """Follows its owner to another device, never to another dtype.
+
+    ``model.half()`` on a model that holds a bank must not round its prototypes.
+    """
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor[:0]) if tensor.ndim else fn(tensor)
+            if moved.device.type == "meta" or tensor.is_meta:
+                return fn(tensor)
+            return tensor.to(moved.device)
+
+        base: Any = super()  # nn.Module declares no types here
+        base._apply(move, recurse)
+        return self
