@@ -120,7 +120,7 @@ class PrototypeBank(StateModule):
         return cosine.view(-1, *self.mask.shape)
 
     def similarity(self, features: Tensor) -> Tensor:
-        """Similarity of each feature to each class: the cosine to the class's most similar prototype (paper, eq. 6).
+        """Similarity of each feature to each class: the cosine to the class's most similar prototype.
 
         Args:
             features: ``(N, D)`` floating point, differentiable.
@@ -142,11 +142,12 @@ class PrototypeBank(StateModule):
 
     @torch.no_grad()
     def update(self, features: Tensor, classes: Tensor, cosine: Tensor | None = None) -> None:
-        """Move each prototype towards the points nearest to it among those of its class (paper, eq. 8).
+        """Move each prototype towards the points nearest to it among those of its class.
 
         A point goes to its class's most similar prototype; a prototype with points moves to ``momentum * prototype
-        + (1 - momentum) * mean of their raw features``. In that mean, a point that the bank misclassifies counts
-        ``misclassified_weight`` times. Points of all ranks count together.
+        + (1 - momentum) * mean of their raw features`` (paper: r <- alpha r + (1 - alpha) mean f). In
+        that mean, a point that the bank misclassifies counts ``misclassified_weight`` times. Points of all ranks count
+        together.
 
         Args:
             features: ``(N, D)`` floating point. Rows that are not finite move nothing.

@@ -1,4 +1,4 @@
-"""Online clustering: prototypes from the feature queues (paper, section 3.3)."""
+"""Online clustering: prototypes from the feature queues (the paper's CPG)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class OnlineClusterer(nn.Module):
         num_classes: int,
         *,
         centroid: str = "mean",
-        restarts: int = 4,
+        restarts: int = 8,
         max_iterations: int = 100,
         seed: int = 0,
     ) -> None:

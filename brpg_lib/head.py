@@ -13,7 +13,7 @@ from brpg_lib.bank import PrototypeBank
 from brpg_lib.batches import LabeledBatch, Samples, UnlabeledBatch, require_same_device
 from brpg_lib.clusterer import OnlineClusterer, Prototypes
 from brpg_lib.config import BRPGConfig
-from brpg_lib.distributed import ProcessGroup, gather_rows, rank
+from brpg_lib.distributed import ProcessGroup, all_reduce_sum, gather_rows, rank
 from brpg_lib.kernels.random import fold
 from brpg_lib.loss import PrototypeContrastiveLoss
 from brpg_lib.points import Points, labeled_points, unlabeled_points
@@ -220,7 +220,7 @@ class PrototypeHead(StateModule):
         known = (labels >= 0) & (labels < self.num_classes)
         counts = torch.zeros(self.num_classes, device=labels.device)
         counts.index_add_(0, torch.where(known, labels, 0).flatten(), known.float().flatten())
-        self.seen |= gather_rows(counts[None], self.process_group).sum(0) > 0
+        self.seen |= all_reduce_sum(counts, self.process_group) > 0
         samples = self.sampler(labeled, unlabeled)
         self.dropped += samples.dropped
         features, classes, groups, confidence = (

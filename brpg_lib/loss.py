@@ -21,7 +21,7 @@ def prototype_contrastive_loss(
     ignore_index: int = 255,
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross-entropy of class similarities divided by a temperature (paper, eq. 7).
+    """Cross-entropy of class similarities divided by a temperature (the paper's L_pro, one of its two terms).
 
     Points do not count where their class is ``ignore_index`` or has no prototype (similarity -inf) or their similarity
     is not finite; without a point that counts, the loss is 0 with a gradient of 0.

@@ -19,7 +19,8 @@ class Points:
     Attributes:
         features: ``(N, D)`` float32, differentiable.
         classes: ``(N,)`` int64; ``ignore_index`` where the point does not count.
-        dropped: ``()`` int64: points left out because their features were not finite, or zero.
+        dropped: ``()`` int64: points left out because their features were zero or not finite, or (on CUDA, where this
+            raises nothing) their label was neither a class nor the ignore index.
     """
 
     features: Tensor
@@ -44,7 +45,7 @@ def grid_positions(length: int, grid_size: int, device: torch.device) -> Tensor:
 def labeled_points(
     batch: LabeledBatch, *, num_classes: int, grid_size: int, align_corners: bool, ignore_index: int
 ) -> Points:
-    """Points on a regular grid of the labeled images (paper, section 3.5).
+    """Points on a regular grid of the labeled images.
 
     Returns:
         ``B * P_rows * P_columns`` points, at most ``B * (grid_size + 1) ** 2``.
@@ -74,7 +75,7 @@ def unlabeled_points(
     align_corners: bool,
     ignore_index: int,
 ) -> Points:
-    """Points drawn uniformly from the batch's pixels with a confident pseudo label (paper, section 3.5).
+    """Points drawn uniformly from the batch's pixels with a confident pseudo label.
 
     Args:
         batch: The unlabeled images.
@@ -111,5 +112,5 @@ def _usable(features: Tensor, classes: Tensor, num_classes: int, ignore_index: i
     return Points(
         features=torch.where(keep[:, None], features, 0.0),
         classes=torch.where(keep, classes, ignore_index),
-        dropped=(has_class & ~has_direction).sum(),
+        dropped=((has_class & ~has_direction) | (~has_class & (classes != ignore_index))).sum(),
     )

@@ -10,7 +10,7 @@ from brpg_lib.validation import require_integer, require_number
 
 
 class ProjectionHead(nn.Sequential):
-    """Maps decoder features to the space of the prototypes (paper, section 4.1).
+    """Maps decoder features to the space of the prototypes, as in the paper.
 
     Twice a 3x3 convolution, batch normalization, ReLU and channel dropout, then a 1x1 convolution. It has learnable
     parameters: make it part of your model, so that the optimizer and DDP see it.

@@ -1,4 +1,4 @@
-"""Confidence-based sampling: which feature vectors become prototypes (paper, section 3.3)."""
+"""Confidence-based sampling: which feature vectors become prototypes (the paper's CPG)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
+from brpg_lib.state import StateModule
 from brpg_lib.validation import require, require_integer
 
 
-class ConfidenceSampler(nn.Module):
+class ConfidenceSampler(StateModule):
     """Chooses pixels at feature resolution and sorts them into a high- and a low-confidence group.
 
     Labeled pixels count where the student predicts their label: from the class's threshold on they are high, below it

@@ -9,7 +9,7 @@ from brpg_lib.validation import require, require_integer, require_number
 
 
 class Phase(str, Enum):
-    """The three phases of end-to-end prototype generation (paper, section 3.2)."""
+    """The three phases of end-to-end prototype generation."""
 
     WARMUP = "warmup"
     COLLECT = "collect"

@@ -1,4 +1,4 @@
-"""Adaptive prototype optimization: scattered classes get more prototypes (paper, section 3.4)."""
+"""Adaptive prototype optimization: scattered classes get more prototypes (the paper's APO)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from brpg_lib.kernels.random import fold, uniform
 
 _BLOCK_BYTES = 64 * 2**20  # of one float32 copy of a block of rows, where the rows are in half precision
-_COARSE_ROWS = 4096
+_COARSE_ROWS = 2048
 _MAX_CANDIDATES = 6
 
 
@@ -69,13 +69,13 @@ def kmeans(
     key: Tensor,
     *,
     weights: Tensor | None = None,
-    restarts: int = 4,
+    restarts: int = 8,
     max_iterations: int = 100,
     tolerance: float = 1e-4,
 ) -> Clustering:
     """Cluster G groups of rows at once: k-means++ seeding, Lloyd iterations, the best of several restarts.
 
-    Restarts compete on an evenly spaced subsample of at most 4096 rows per group; the winner of each group is then
+    Restarts compete on an evenly spaced subsample of at most 2048 rows per group; the winner of each group is then
     refined on all rows.
 
     Args:
