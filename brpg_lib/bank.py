@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from brpg_lib.batches import MAX_NORM
 from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum
 from brpg_lib.state import StateModule
@@ -94,6 +95,7 @@ class PrototypeBank(StateModule):
         require(fits, "vectors", expected, describe(vectors))
         fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == vectors.shape[:3]
         require(fits, "mask", f"a bool tensor {tuple(vectors.shape[:3])}", describe(mask))
+        mask = mask.clone()  # it may be this bank's own
         vectors = torch.where(mask[..., None], vectors.float(), 0.0)
         bad = (~vectors.isfinite()).any(-1).nonzero().tolist()
         require(not bad, "vectors", "finite values where mask is true", f"others at (class, group, slot) {bad[:3]}")
@@ -110,14 +112,17 @@ class PrototypeBank(StateModule):
         Raises:
             ValueError: The shape or dtype is wrong.
         """
-        fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
-        fits = fits and features.shape[1] == self.feature_dim
-        require(fits, "features", f"a floating-point tensor (N, {self.feature_dim})", describe(features))
+        self._check(features)
         with torch.autocast(features.device.type, enabled=False):
             directions = nn.functional.normalize(self.prototypes, dim=-1)
             cosine = nn.functional.normalize(features.float(), dim=-1) @ rearrange(directions, "c g k d -> d (c g k)")
             cosine = cosine.masked_fill(~self.mask.flatten(), -torch.inf)
         return cosine.view(-1, *self.mask.shape)
+
+    def _check(self, features: Tensor) -> None:
+        fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
+        fits = fits and features.shape[1] == self.feature_dim
+        require(fits, "features", f"a floating-point tensor (N, {self.feature_dim})", describe(features))
 
     def similarity(self, features: Tensor) -> Tensor:
         """Similarity of each feature to each class: the cosine to the class's most similar prototype.
@@ -150,7 +155,7 @@ class PrototypeBank(StateModule):
         together.
 
         Args:
-            features: ``(N, D)`` floating point. Rows that are not finite move nothing.
+            features: ``(N, D)`` floating point. Rows that are not finite, or longer than 1e15, move nothing.
             classes: ``(N,)`` integers; points outside 0..C-1 (the ignore index) or of a class without prototypes move
                 nothing.
             cosine: :meth:`cosine` of the features, where it is known already.
@@ -158,6 +163,7 @@ class PrototypeBank(StateModule):
         Raises:
             ValueError: A shape or dtype is wrong; nothing was changed.
         """
+        self._check(features)
         fits = isinstance(classes, Tensor) and classes.shape == features.shape[:1] and not classes.is_floating_point()
         require(fits, "classes", f"integers ({features.shape[0]},)", describe(classes))
         if cosine is None:
@@ -168,7 +174,7 @@ class PrototypeBank(StateModule):
         known = (classes >= 0) & (classes < self.num_classes)
         target = torch.where(known, classes, 0)
         own, slot = cosine.take_along_dim(target[:, None, None], dim=1)[:, 0].max(dim=1)
-        finite = features.isfinite().all(dim=1)
+        finite = torch.linalg.vector_norm(features.detach().float(), dim=1) <= MAX_NORM
         counted = known & own.isfinite() & finite
         wrong = cosine.amax(dim=2).argmax(dim=1) != target
         weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted

@@ -13,6 +13,9 @@ from brpg_lib.validation import describe, require
 HIGH, LOW, FALLBACK = 0, 1, 2
 """Group indices of a sample: high confidence, low confidence, kept for rare classes."""
 
+MAX_NORM = 1e15
+"""Longer feature vectors count as not finite: their squared distances would overflow float32."""
+
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -169,14 +172,14 @@ def _require_same(field: str, value: Tensor, other_field: str, other: Tensor, ke
 
 def _require_pixels(field: str, value: object, features: Tensor, dtypes: tuple[torch.dtype, ...] | None) -> None:
     """Require a ``(B, H, W)`` tensor of integers (or floating point, without ``dtypes``) beside ``features``."""
-    kind = "integer" if dtypes else "floating-point"
+    kind = "an integer" if dtypes else "a floating-point"
     valid = isinstance(value, Tensor) and value.ndim == 3 and value.numel() > 0
     if valid:
         assert isinstance(value, Tensor)
         valid = value.dtype in dtypes if dtypes else value.is_floating_point()
         valid = valid and value.shape[0] == features.shape[0] and value.device == features.device
     expected = f"{kind} tensor ({features.shape[0]}, H, W) on {features.device}, like the features"
-    require(valid, field, f"a {expected}", describe(value))
+    require(valid, field, expected, describe(value))
 
 
 def _require_channels(field: str, value: Tensor, channels: int) -> None:

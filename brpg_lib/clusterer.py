@@ -57,6 +57,7 @@ class OnlineClusterer(nn.Module):
         require_integer("num_classes", num_classes, 1)
         require_integer("restarts", restarts, 1)
         require_integer("max_iterations", max_iterations, 1)
+        require_integer("seed", seed, 0)
         self.num_classes = num_classes
         self.config = BRPGConfig(centroid=centroid)
         self.restarts, self.max_iterations, self.seed = restarts, max_iterations, seed
@@ -87,15 +88,16 @@ class OnlineClusterer(nn.Module):
         features, rows = queue.stored()
         device = features.device
         wanted = num_prototypes[:, : queue.num_groups].reshape(-1).long().to(device)
-        clustering = kmeans(
-            features,
-            rows,
-            wanted,
-            fold(torch.zeros((), dtype=torch.int64, device=device), self.seed),
-            weights=queue.stored_confidence() if self.config.centroid == "confidence" else None,
-            restarts=self.restarts,
-            max_iterations=self.max_iterations,
-        )
+        with torch.autocast(device.type, enabled=False):
+            clustering = kmeans(
+                features,
+                rows,
+                wanted,
+                fold(torch.zeros((), dtype=torch.int64, device=device), self.seed),
+                weights=queue.stored_confidence() if self.config.centroid == "confidence" else None,
+                restarts=self.restarts,
+                max_iterations=self.max_iterations,
+            )
         return Prototypes(
             queue.per_group(clustering.centroids, fill=0.0),
             queue.per_group(clustering.counts > 0, fill=False),

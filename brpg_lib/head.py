@@ -103,6 +103,9 @@ class PrototypeHead(StateModule):
         self.queue = FeatureQueue(
             num_classes, feature_dim, **config.arguments_of(FeatureQueue), dtype=queue_dtype, device=queue_device
         )
+        capacity = self.queue.capacity
+        fits = schedule.min_rows <= capacity
+        require(fits, "schedule.min_rows", f"at most the {capacity} rows of a queue", schedule.min_rows)
         self.splitter = AdaptiveSplitter(num_classes, **config.arguments_of(AdaptiveSplitter))
         self.clusterer = OnlineClusterer(num_classes, **config.arguments_of(OnlineClusterer), seed=seed)
         self.bank = PrototypeBank(
@@ -154,6 +157,7 @@ class PrototypeHead(StateModule):
                 losses = self._learn(labeled, unlabeled, current)
             else:
                 losses = self._idle(labeled, unlabeled)
+            collapse = diagnostics.within_class_similarity(self.bank.prototypes, self.bank.mask)
         if self.training:
             self._iteration = current + 1
         metrics = losses.metrics | {
@@ -161,7 +165,7 @@ class PrototypeHead(StateModule):
             "loss_unlabeled": losses.unlabeled.detach(),
             "pseudo_threshold": torch.full_like(losses.labeled.detach(), self.schedule.pseudo_threshold(current)),
             "prototypes": self.bank.mask.sum(),
-            "within_class_similarity": diagnostics.within_class_similarity(self.bank.prototypes, self.bank.mask),
+            "within_class_similarity": collapse,
             "rows_high": self.queue.rows[:, 0].sum(),
             "rows_low": self.queue.rows[:, 1].sum(),
             "dropped": self.dropped + self.queue.dropped.to(self.dropped.device),
@@ -193,7 +197,8 @@ class PrototypeHead(StateModule):
             return phase
         groups = self.queue.num_groups
         rows = self.queue.rows[self.seen.to(self.queue.rows.device), :groups]
-        return phase if bool((rows >= schedule.min_rows).all()) else Phase.COLLECT
+        enough = len(rows) > 0 and bool((rows >= schedule.min_rows).all())
+        return phase if enough else Phase.COLLECT
 
     def _prepare(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, iteration: int) -> None:
         """Fill the queues, and cluster where it is time."""

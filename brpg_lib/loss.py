@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
-from brpg_lib.validation import describe, require
+from brpg_lib.validation import describe, require, require_number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -46,6 +46,8 @@ def prototype_contrastive_loss(
     fits = isinstance(classes, Tensor) and classes.shape == similarity.shape[:1] and not classes.is_floating_point()
     require(fits, "classes", f"integers ({similarity.shape[0]},)", describe(classes))
     require(reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", repr(reduction))
+    require_number("temperature", temperature, 0.0, 1e6, open_low=True)
+    require_number("misclassified_weight", misclassified_weight, 0.0, 1e6)
     num_classes = similarity.shape[1]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (num_classes,)
@@ -54,7 +56,7 @@ def prototype_contrastive_loss(
     known = (classes >= 0) & (classes < num_classes) & (classes != ignore_index)
     target = torch.where(known, classes, 0)
     own = similarity.detach().gather(1, target[:, None])[:, 0]
-    counted = known & own.isfinite()
+    counted = known & own.isfinite() & (similarity.detach() < torch.inf).all(dim=1)
     logits = similarity.float().masked_fill(~counted[:, None], 0.0) / temperature
     losses = nn.functional.cross_entropy(logits, target, reduction="none")
     wrong = similarity.detach().argmax(dim=1) != target

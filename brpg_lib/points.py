@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import LabeledBatch, UnlabeledBatch
+from brpg_lib.batches import MAX_NORM, LabeledBatch, UnlabeledBatch
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import uniform
 
@@ -107,7 +107,7 @@ def _usable(features: Tensor, classes: Tensor, num_classes: int, ignore_index: i
     classes = classes.long()
     has_class = (classes >= 0) & (classes < num_classes)
     norm = torch.linalg.vector_norm(features.detach(), dim=1)
-    has_direction = norm.isfinite() & (norm > 1e-8)
+    has_direction = (norm > 1e-8) & (norm <= MAX_NORM)
     keep = has_class & has_direction
     return Points(
         features=torch.where(keep[:, None], features, 0.0),

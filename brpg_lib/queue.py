@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import FALLBACK, Samples
+from brpg_lib.batches import FALLBACK, MAX_NORM, Samples
 from brpg_lib.config import BRPGConfig
 from brpg_lib.state import StateModule
 from brpg_lib.validation import describe, require, require_integer
@@ -94,7 +94,9 @@ class FeatureQueue(StateModule):
 
     @torch.no_grad()
     def append(self, samples: Samples) -> None:
-        """Append rows to their queues; the oldest rows leave full queues. Rows that are not finite are counted instead.
+        """Append rows to their queues; the oldest rows leave full queues.
+
+        Rows that are not finite, or longer than 1e15, are counted instead: no distance to them is finite.
 
         Args:
             samples: Any number of rows, of any classes and groups.
@@ -105,11 +107,11 @@ class FeatureQueue(StateModule):
         self._check(samples)
         device = self.features.device
         features, confidence = samples.features.to(device), samples.confidence.to(device)
-        classes, groups = samples.classes.to(device), samples.groups.to(device)
-        finite = features.to(self.dtype).isfinite().all(dim=1) & confidence.isfinite()
+        classes, groups = samples.classes.to(device).long(), samples.groups.to(device).long()
+        norm = torch.linalg.vector_norm(features.to(self.dtype).float(), dim=1)
+        finite = (norm <= MAX_NORM) & confidence.isfinite()
         self.dropped += (~finite).sum()
-        if self.features.shape[2] != self.capacity:
-            self._allocate()
+        self._allocate()
         regular = finite & (groups != FALLBACK)
         group = groups if self.separate_confidence else torch.zeros_like(groups)
         self._append_rows(features[regular], confidence[regular], (classes * self.num_groups + group)[regular])
@@ -123,7 +125,9 @@ class FeatureQueue(StateModule):
         require(fits, "samples.features", f"a tensor (N, {self.feature_dim})", describe(samples.features))
         for field in ("classes", "groups", "confidence"):
             value = getattr(samples, field)
-            require(value.shape == shape[:1], f"samples.{field}", f"a tensor ({shape[0]},)", describe(value))
+            kind = "floating-point" if field == "confidence" else "integer"
+            fits = value.shape == shape[:1] and value.is_floating_point() == (field == "confidence")
+            require(fits, f"samples.{field}", f"a tensor ({shape[0]},), {kind}", describe(value))
         if shape[0]:
             last_group = FALLBACK if self.fallback_capacity else FALLBACK - 1
             for field, last in (("classes", self.num_classes - 1), ("groups", last_group)):
@@ -180,6 +184,7 @@ class FeatureQueue(StateModule):
         rare = (few_high & (kept > 0)).nonzero()[:, 0]
         if not len(rare):
             return
+        self._allocate()
         order = self.fallback_confidence[rare].argsort(dim=1, descending=True, stable=True)
         kept, few_low = kept[rare], few_low[rare]
         half = kept // 2
@@ -233,7 +238,9 @@ class FeatureQueue(StateModule):
         self.fallback_confidence = self.fallback_confidence[:, :0].clone()
 
     def _allocate(self) -> None:
-        """Bring the buffers to full capacity, keeping the rows they hold."""
+        """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
+        if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
+            return
         device = self.features.device
         for name, full in (
             ("features", self._rows(self.num_groups, self.capacity, device)),
@@ -288,6 +295,10 @@ class FeatureQueue(StateModule):
             for name in ("features", "confidence", "fallback_features", "fallback_confidence")
             if prefix + name in state_dict
         }
+        rows, cursor = (state_dict.get(prefix + name) for name in ("rows", "cursor"))
+        if rows is not None and cursor is not None:  # only a full ring starts elsewhere than at its first place
+            fits = bool(((cursor == rows) | (rows == self.capacity)).all())
+            require(fits, f"{prefix}cursor", f"that of a queue of capacity {self.capacity}", "that of a smaller one")
         for name, value in trimmed.items():  # adopt the lengths saved; the next append makes room again
             capacity = self.fallback_capacity if name.startswith("fallback") else self.capacity
             own = getattr(self, name)

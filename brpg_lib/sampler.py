@@ -72,8 +72,7 @@ class ConfidenceSampler(StateModule):
     ) -> None:
         super().__init__()
         require_integer("num_classes", num_classes, 1)
-        for index in fixed_threshold_classes:
-            require(index < num_classes, "fixed_threshold_classes", f"classes below {num_classes}", index)
+        require_integer("seed", seed, 0)
         self.config = BRPGConfig(
             confidence_threshold=confidence_threshold,
             confidence_floor=confidence_floor,
@@ -87,13 +86,15 @@ class ConfidenceSampler(StateModule):
             align_corners=align_corners,
             ignore_index=ignore_index,
         )
+        for index in self.config.fixed_threshold_classes:
+            require(index < num_classes, "fixed_threshold_classes", f"classes below {num_classes}", index)
         self.num_classes = num_classes
         self.seed = seed
         self.process_group = process_group
         self.register_buffer("thresholds", torch.full((num_classes,), confidence_threshold))
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         fixed = torch.zeros(num_classes, dtype=torch.bool)
-        fixed[list(fixed_threshold_classes)] = True
+        fixed[list(self.config.fixed_threshold_classes)] = True
         self.register_buffer("_fixed", fixed, persistent=False)
 
     def class_thresholds(self) -> Tensor:

@@ -55,7 +55,11 @@ def test_learn_step(name: str) -> None:
     assert out.phase is Phase.LEARN
     assert schedule.pseudo_threshold(iteration) == pytest.approx(float(record["threshold_now"]), abs=1e-9)
     assert int(out.metrics["points_unlabeled"]) == int(record["num_pseudo"])
-    for value, field in ((out.loss_labeled, "loss_labeled"), (out.loss_unlabeled, "loss_unlabeled"), (out.loss, "loss")):
+    for value, field in (
+        (out.loss_labeled, "loss_labeled"),
+        (out.loss_unlabeled, "loss_unlabeled"),
+        (out.loss, "loss"),
+    ):
         assert value.item() == pytest.approx(float(record[field]), rel=1e-5)
     gradient = torch.cat((labeled.grad, unlabeled.grad))
     assert (gradient - data["grad"]).norm() <= 1e-5 * data["grad"].norm()

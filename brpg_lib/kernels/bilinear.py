@@ -29,7 +29,7 @@ def read(
     taps = maps[image.repeat(4), :, torch.cat((top, top, bottom, bottom)), torch.cat((left, right, left, right))]
     up, back = 1 - down, 1 - along
     weights = torch.stack((up * back, up * along, down * back, down * along))
-    return (taps.float().view(4, len(row), -1) * weights[..., None]).sum(0)
+    return (taps.float().view(4, len(row), maps.shape[1]) * weights[..., None]).sum(0)
 
 
 def nearest(length: int, size: int, device: torch.device) -> Tensor:

@@ -75,8 +75,8 @@ def kmeans(
 ) -> Clustering:
     """Cluster G groups of rows at once: k-means++ seeding, Lloyd iterations, the best of several restarts.
 
-    Restarts compete on an evenly spaced subsample of at most 2048 rows per group; the winner of each group is then
-    refined on all rows.
+    Restarts compete on evenly spaced rows of each group, at most 2048; the winner of each group is then refined on all
+    rows.
 
     Args:
         rows: ``(G, n, D)`` floating point; the first ``num_rows[g]`` rows of group ``g`` count.
@@ -94,8 +94,7 @@ def kmeans(
     max_clusters = int(num_clusters.max())
     allowed = torch.arange(max_clusters, device=rows.device) < torch.minimum(num_clusters, num_rows)[:, None]
     full = _Problem.of(rows, num_rows)
-    stride = math.ceil(rows.shape[1] / _COARSE_ROWS)
-    coarse = full if stride == 1 else _Problem.of(rows[:, ::stride], (num_rows + stride - 1) // stride)
+    coarse = full if rows.shape[1] <= _COARSE_ROWS else _Problem.of(*_subsample(rows, num_rows))
     best_centers, best_inertia = None, None
     for restart in range(restarts):
         seeds = _seed(coarse, allowed, fold(key, restart))
@@ -112,6 +111,14 @@ def kmeans(
         best_centers = best_centers + (coarse.mean - full.mean)[:, None]
         best_centers, _, iterations = _lloyd(full, best_centers, allowed, max_iterations, tolerance)
     return _finish(full, best_centers, allowed, weights, iterations)
+
+
+def _subsample(rows: Tensor, num_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Evenly spaced rows ``(G, 2048, D)`` of each group, all of a smaller one; and how many of them count ``(G,)``."""
+    kept = num_rows.clamp(max=_COARSE_ROWS)
+    place = torch.arange(_COARSE_ROWS, device=rows.device) * num_rows[:, None] // kept.clamp(min=1)[:, None]
+    group = torch.arange(rows.shape[0], device=rows.device)
+    return rows[group[:, None], place], kept
 
 
 def _blocks(rows: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -51,4 +51,4 @@ def uniform(shape: tuple[int, ...], key: Tensor) -> Tensor:
     index = torch.arange(math.prod(shape), device=key.device)
     first = _mix((index + key) & _MASK)
     second = _mix(first ^ fold(key, 1))  # or two keys would give the same numbers in another order
-    return ((second >> 8).float() * 2.0**-24 + 2.0**-25).view(shape)
+    return ((second >> 9).float() * 2.0**-23 + 2.0**-24).view(shape)  # 24 bits: float32 holds it exactly, below 1

@@ -1,0 +1,108 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from brpg_lib.examples.data.camvid import load_camvid
+from brpg_lib.examples.data.folder import FolderDataset, load_folder
+from PIL import Image
+
+
+@pytest.fixture
+def root(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for i in range(10):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"images/i{i}.png")
+        write_label(tmp_path, f"i{i}", rng.integers(0, 3, (20, 30), dtype=np.uint8))
+    return tmp_path
+
+
+def write_label(root, name, values):
+    Image.fromarray(values).save(root / f"labels/{name}.png")
+
+
+def write_lists(root, **lists):
+    for name, names in lists.items():
+        (root / f"{name}.txt").write_text("\n".join(names) + "\n")
+
+
+def fails(call, *parts):
+    with pytest.raises(ValueError, match=".*".join(re.escape(part) for part in parts)):
+        call()
+
+
+def test_seeded_split_is_stable_disjoint_and_told(root):
+    data, again = load_folder(root, 3, 17, seed=1), load_folder(root, 3, 17, seed=1)
+    parts = [set(part.names) for part in (data.labeled, data.unlabeled, data.test)]
+    assert [len(part) for part in parts] == [2, 6, 2]
+    assert len(set.union(*parts)) == 10
+    assert data.labeled.names == again.labeled.names
+    assert "2 test images drawn by seed 1" in data.description
+
+
+def test_lists_are_followed(root):
+    write_lists(root, labeled=["i0", "i1.png"], val=["i2"])
+    data = load_folder(root, 3, 17, seed=0)
+    assert data.labeled.names == ["i0", "i1"]
+    assert data.test.names == ["i2"]
+    assert len(data.unlabeled) == 7
+
+
+def test_ignored_pixels_and_reduction(root):
+    values = np.zeros((20, 30), np.uint8)
+    values[:, :15] = 255
+    write_label(root, "i0", values)
+    image, label = FolderDataset(root, ["i0"], 3, short_side=10)[0]
+    assert image.shape == (3, 10, 15)
+    assert label.shape == (10, 15)
+    assert label.dtype == torch.int64
+    assert set(label.unique().tolist()) == {0, 255}
+
+
+def test_unlabeled_images_need_no_label(root):
+    (root / "labels/i3.png").unlink()
+    assert FolderDataset(root, ["i3"], 3, 20, labeled=False)[0][1].sum() == 0
+    fails(lambda: FolderDataset(root, ["i3"], 3, 20), "i3.png", "missing")
+
+
+def test_missing_directory(tmp_path):
+    fails(lambda: load_folder(tmp_path, 3, 17, 0), "images", "no such directory")
+
+
+def test_label_out_of_range(root):
+    write_lists(root, labeled=["i0"], val=["i1"])
+    write_label(root, "i0", np.full((20, 30), 7, np.uint8))
+    fails(lambda: load_folder(root, 3, 17, 0), "i0.png", "expected labels 0..2 or 255 (ignored), found 7")
+
+
+def test_color_label(root):
+    write_lists(root, labeled=["i0"], val=["i1"])
+    write_label(root, "i0", np.zeros((20, 30, 3), np.uint8))
+    fails(lambda: load_folder(root, 3, 17, 0), "i0.png", "one class index per pixel", "mode RGB")
+
+
+def test_size_mismatch(root):
+    write_lists(root, labeled=["i0"], val=["i1"])
+    write_label(root, "i0", np.zeros((20, 31), np.uint8))
+    fails(lambda: load_folder(root, 3, 17, 0), "i0.png", "30x20, found 31x20")
+
+
+def test_listed_image_is_missing(root):
+    write_lists(root, labeled=["nothing"])
+    fails(lambda: load_folder(root, 3, 17, 0), "no image named nothing")
+
+
+def test_image_in_train_and_val(root):
+    write_lists(root, labeled=["i0"], val=["i0"])
+    fails(lambda: load_folder(root, 3, 17, 0), "i0 is listed for training and in val.txt")
+
+
+def test_camvid_split(root):
+    (root / "splits").mkdir()
+    write_lists(root / "splits", a_labeled=["i0"], a_unlabeled=["i1", "i2"], val=["i3"])
+    data = load_camvid(root, "a", 17)
+    assert [len(part) for part in (data.labeled, data.unlabeled, data.test)] == [1, 2, 1]
+    assert len(data.class_names) == 11
+    fails(lambda: load_camvid(root, "b", 17), "--split: expected one of a, found 'b'")

@@ -1,0 +1,99 @@
+"""Reading maps at points, and nearest-neighbour indices."""
+
+from __future__ import annotations
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from brpg_lib.kernels import bilinear
+
+SIZE = st.integers(1, 9)
+
+
+def every_pixel(num_images: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    axes = torch.meshgrid(torch.arange(num_images), torch.arange(height), torch.arange(width), indexing="ij")
+    image, row, column = (axis.flatten() for axis in axes)
+    return image, row, column
+
+
+def read_all(maps: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    image, row, column = every_pixel(len(maps), *size)
+    values = bilinear.read(maps, image, row, column, size, align_corners=align_corners)
+    return values.view(len(maps), *size, maps.shape[1]).movedim(3, 1)
+
+
+@given(images=st.integers(1, 3), dim=st.integers(1, 4), h=SIZE, w=SIZE, height=st.integers(1, 30),
+       width=st.integers(1, 30), align_corners=st.booleans(), seed=st.integers(0, 99))  # fmt: skip
+def test_equals_the_upsampled_map(images, dim, h, w, height, width, align_corners, seed):
+    torch.manual_seed(seed)
+    maps = torch.randn(images, dim, h, w, requires_grad=True)
+    expected = reference.upsample(maps, height, width, align_corners)
+    found = read_all(maps, (height, width), align_corners)
+    assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    weights = torch.randn(expected.shape)
+    assert_close(
+        torch.autograd.grad((found * weights).sum(), maps)[0],
+        torch.autograd.grad((expected * weights).sum(), maps)[0],
+        atol=2e-3,
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_large_maps(align_corners: bool) -> None:
+    """The sizes of real images: a float32 source position must not read another place."""
+    torch.manual_seed(0)
+    maps = torch.randn(1, 2, 129, 193)
+    expected = reference.upsample(maps, 513, 769, align_corners)
+    assert_close(read_all(maps, (513, 769), align_corners), expected, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_give_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 4, 5).to(dtype).requires_grad_()
+    found = read_all(maps, (9, 13), True)
+    assert found.dtype == torch.float32
+    assert_close(found, reference.upsample(maps.detach().float(), 9, 13), atol=1e-5, rtol=1e-5)
+    found.sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided"])
+def test_any_memory_layout(layout: str) -> None:
+    torch.manual_seed(0)
+    plain = torch.randn(2, 3, 4, 6)
+    other = {
+        "channels_last": plain.contiguous(memory_format=torch.channels_last),
+        "transposed": plain.mT.contiguous().mT,
+        "strided": plain.repeat_interleave(2, dim=3)[..., ::2],
+    }[layout]
+    assert torch.equal(read_all(other, (7, 11), True), read_all(plain, (7, 11), True))
+
+
+def test_no_points() -> None:
+    empty = torch.zeros(0, dtype=torch.int64)
+    assert bilinear.read(torch.randn(1, 3, 2, 2), empty, empty, empty, (4, 4), align_corners=True).shape == (0, 3)
+
+
+@pytest.mark.parametrize("lengths", [range(1, 40), (65, 129, 257, 512, 513, 769, 1024, 2049)])
+@pytest.mark.parametrize("sizes", [range(1, 40), (65, 129, 193, 257, 513, 1025)])
+def test_nearest_is_torch_nearest(lengths, sizes) -> None:
+    for length in lengths:
+        image = torch.arange(length, dtype=torch.float32).expand(1, 1, 2, length)
+        for size in sizes:
+            expected = torch.nn.functional.interpolate(image, (2, size), mode="nearest")[0, 0, 0].long()
+            assert torch.equal(bilinear.nearest(length, size, torch.device("cpu")), expected), (length, size)
+
+
+def test_memory_is_proportional_to_the_points() -> None:
+    """A map upsampled to this size would need 64 GB."""
+    image, row, column = torch.tensor([0]), torch.tensor([99_999]), torch.tensor([79_999])
+    maps = torch.randn(1, 2, 4, 4)
+    value = bilinear.read(maps, image, row, column, (100_000, 80_000), align_corners=True)
+    assert_close(value[0], maps[0, :, -1, -1], atol=1e-4, rtol=1e-4)

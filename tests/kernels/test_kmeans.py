@@ -1,0 +1,109 @@
+"""Batched, ragged k-means."""
+
+from __future__ import annotations
+
+import pytest
+import reference
+import torch
+from builders import clusters
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from brpg_lib.kernels.kmeans import Clustering, kmeans
+
+
+def ragged(parts: list[torch.Tensor], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    counts = torch.tensor([len(part) for part in parts])
+    rows = torch.zeros(len(parts), length or max(1, int(counts.max())), parts[0].shape[1])
+    for group, part in zip(rows, parts, strict=True):
+        group[: len(part)] = part
+    return rows, counts
+
+
+def cluster(parts: list[torch.Tensor], wanted: list[int], **options) -> Clustering:
+    rows, counts = ragged(parts, options.pop("length", None))
+    return kmeans(rows, counts, torch.tensor(wanted), torch.tensor(7), **options)
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), min_size=1, max_size=5), dim=st.integers(1, 5),
+       seed=st.integers(0, 99), padding=st.integers(0, 30))  # fmt: skip
+def test_counts_centroids_and_inertia_agree(sizes, dim, seed, padding):
+    parts = [clusters(n, 3, dim, seed + i) for i, (n, _) in enumerate(sizes)]
+    wanted = [max(1, k) if i == 0 else k for i, (_, k) in enumerate(sizes)]
+    found = cluster(parts, wanted, length=max(1, *(n for n, _ in sizes)) + padding)
+    assert found.centroids.shape == (len(parts), max(wanted), dim)
+    for g, rows in enumerate(parts):
+        exists = found.counts[g] > 0
+        assert int(exists.sum()) == min(wanted[g], len(rows)), "random rows are distinct"
+        assert int(found.counts[g].sum()) == (len(rows) if wanted[g] else 0)
+        assert (found.centroids[g][~exists] == 0).all()
+        if not exists.any():
+            assert found.inertia[g] == 0
+            continue
+        centroids = found.centroids[g][exists]
+        inertia = reference.kmeans_inertia(rows.numpy(), centroids.numpy())
+        assert found.inertia[g].item() == pytest.approx(inertia, rel=1e-3, abs=1e-3)
+        nearest, _ = reference.nearest_centroid(rows.double().numpy(), centroids.double().numpy())
+        for k, centroid in enumerate(centroids):
+            mine = torch.from_numpy(nearest == k)
+            assert int(mine.sum()) == int(found.counts[g][exists][k])
+            assert_close(rows[mine].mean(0), centroid, atol=1e-4, rtol=1e-4)
+
+
+def test_groups_do_not_disturb_each_other() -> None:
+    parts = [clusters(n, 3, 4, n) for n in (30, 5, 200)]
+    together = cluster(parts, [3, 2, 3], length=200)
+    for g, part in enumerate(parts):
+        others = [p if i == g else p * 100 - 7 for i, p in enumerate(parts)]
+        found = cluster(others, [3, 2, 3], length=200)
+        assert_close(found.inertia[g], together.inertia[g], rtol=1e-4, atol=1e-4)
+        assert len(part) == int(found.counts[g].sum())
+
+
+def test_separated_clusters_are_found() -> None:
+    random = torch.Generator().manual_seed(0)
+    middle = 100 * torch.randn(6, 8, generator=random)
+    rows = (middle[:, None] + torch.randn(6, 500, 8, generator=random)).flatten(0, 1)[torch.randperm(3000)]
+    found = cluster([rows], [6])
+    assert found.counts[0].tolist() == [500] * 6
+    distance = torch.cdist(found.centroids[0], middle)
+    assert distance.amin(0).max() < 1
+
+
+def test_weights_move_centroids_only() -> None:
+    rows = clusters(60, 2, 3, 0)
+    plain = cluster([rows], [2])
+    weights = torch.rand(1, 60, generator=torch.Generator().manual_seed(0))
+    weighted = cluster([rows], [2], weights=weights)
+    assert torch.equal(plain.counts, weighted.counts)
+    assert_close(plain.inertia, weighted.inertia)
+    assert_close(cluster([rows], [2], weights=torch.full((1, 60), 0.3)).centroids, plain.centroids)
+    assert not torch.equal(plain.centroids, weighted.centroids)
+
+
+def test_one_iteration_is_a_result_too() -> None:
+    rows = clusters(3000, 5, 4, 0)
+    found = cluster([rows], [5], max_iterations=1, restarts=1)
+    assert found.iterations <= 1
+    assert int(found.counts.sum()) == 3000
+    assert cluster([rows], [5]).inertia <= found.inertia
+
+
+def test_an_empty_cluster_is_given_another_row() -> None:
+    """Two far pairs and many equal rows: k-means++ and relocation must leave no center unused."""
+    rows = torch.cat((torch.zeros(50, 2), torch.tensor([[9.0, 0], [9, 1], [0, 9], [1, 9]])))
+    for seed in range(5):
+        found = kmeans(rows[None], torch.tensor([54]), torch.tensor([5]), torch.tensor(seed), restarts=1)
+        assert (found.counts > 0).all()
+        assert found.inertia.item() < 1e-3
+
+
+def test_deterministic_algorithms() -> None:
+    parts = [clusters(3000, 3, 4, 0), clusters(10, 3, 4, 1)]
+    plain = cluster(parts, [3, 3])
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(cluster(parts, [3, 3]).centroids, plain.centroids)
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,0 +1,102 @@
+"""Phases and the ramp of the pseudo-label threshold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brpg_lib import Phase, Schedule
+
+LENGTHS = {"warmup": 2, "collect": 3, "total": 20}
+COUNT = (-1, 1.5, "3", True, math.nan)
+WRONG: dict[str, tuple[Any, ...]] = {
+    "warmup": (*COUNT, None),
+    "collect": (*COUNT, None),
+    "total": (*COUNT, None, 0, 4),
+    "ramp_start": (*COUNT, None),
+    "pseudo_threshold_range": (0.8, (0.8,), (0.8, 1.1), (-0.1, 0.9), (math.nan, 0.9), "08", None, (0.1, 0.2, 0.3)),
+    "recluster_every": (*COUNT, 0),
+    "min_rows": (*COUNT, None),
+    "max_collect": (*COUNT, 2),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in WRONG.items() for v in values])
+def test_wrong_values_are_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{field}(\[\d\])?: expected .+, found "):
+        Schedule(**(LENGTHS | {field: value}))
+
+
+def test_phases() -> None:
+    schedule = Schedule(**LENGTHS)
+    phases = [schedule.phase(i) for i in range(25)]
+    assert phases == [Phase.WARMUP] * 2 + [Phase.COLLECT] * 3 + [Phase.LEARN] * 20
+
+
+def test_phases_may_be_empty() -> None:
+    assert Schedule(warmup=0, collect=0, total=1).phase(0) is Phase.LEARN
+    assert Schedule(warmup=0, collect=2, total=2).phase(0) is Phase.COLLECT
+
+
+@given(total=st.integers(1, 1000), start=st.integers(0, 999), iteration=st.integers(0, 1000))
+def test_threshold_is_the_published_line(total: int, start: int, iteration: int) -> None:
+    if start >= total or iteration > total:
+        return
+    schedule = Schedule(warmup=0, collect=0, total=total, ramp_start=start)
+    expected = reference.pseudo_threshold(iteration, start, total)
+    assert schedule.pseudo_threshold(iteration) == pytest.approx(expected, abs=1e-12)
+
+
+def test_threshold_ends() -> None:
+    schedule = Schedule(warmup=0, collect=0, total=100, ramp_start=20, pseudo_threshold_range=(0.6, 0.9))
+    assert schedule.pseudo_threshold(20) == pytest.approx(0.6)
+    assert schedule.pseudo_threshold(0) < 0.6
+    assert schedule.pseudo_threshold(100) == pytest.approx(0.9)
+    assert schedule.pseudo_threshold(10**6) == pytest.approx(0.9), "a longer training keeps the upper end"
+
+
+@pytest.mark.parametrize("ramp_start", [20, 21, 1000])
+def test_a_ramp_that_starts_at_the_end_never_starts(ramp_start: int) -> None:
+    schedule = Schedule(**LENGTHS, ramp_start=ramp_start)
+    assert {schedule.pseudo_threshold(i) for i in (0, 5, 19, 20, 21, 5000)} == {0.8}
+
+
+def test_falling_ranges_are_allowed() -> None:
+    schedule = Schedule(**LENGTHS, pseudo_threshold_range=(0.9, 0.5))
+    assert schedule.pseudo_threshold(20) == pytest.approx(0.5)
+
+
+def test_from_epochs() -> None:
+    schedule = Schedule.from_epochs(warmup=1, collect=1, total=80, iters_per_epoch=662)
+    assert schedule == Schedule(warmup=662, collect=662, total=52960, ramp_start=3310)
+    schedule = Schedule.from_epochs(
+        warmup=0.5, collect=1, total=4, iters_per_epoch=10, ramp_start=2, recluster_every=0.5, min_rows=7, max_collect=2
+    )
+    options = {"ramp_start": 20, "recluster_every": 5, "min_rows": 7, "max_collect": 20}
+    assert schedule == Schedule(warmup=5, collect=10, total=40, **options)
+
+
+@pytest.mark.parametrize("field", ["warmup", "collect", "total", "ramp_start", "recluster_every", "max_collect"])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1"])
+def test_from_epochs_refuses_by_name(field: str, value: Any) -> None:
+    lengths = {"warmup": 1, "collect": 1, "total": 9, "iters_per_epoch": 10}
+    with pytest.raises(ValueError, match=field):
+        Schedule.from_epochs(**(lengths | {field: value}))
+
+
+def test_from_epochs_refuses_an_empty_loader() -> None:
+    with pytest.raises(ValueError, match="iters_per_epoch: expected an integer >= 1, found 0"):
+        Schedule.from_epochs(warmup=1, collect=1, total=9, iters_per_epoch=0)
+    with pytest.raises(ValueError, match="recluster_every"):
+        Schedule.from_epochs(warmup=1, collect=1, total=9, iters_per_epoch=10, recluster_every=0.01)
+
+
+def test_lists_from_a_file_become_tuples() -> None:
+    schedule = Schedule(**LENGTHS, pseudo_threshold_range=[0.7, 0.9])  # type: ignore[arg-type]
+    assert schedule == Schedule(**LENGTHS, pseudo_threshold_range=(0.7, 0.9))
+    assert hash(schedule)

@@ -1,0 +1,196 @@
+"""A training that was saved goes on exactly as if it had not been."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from builders import fresh, gradients, head, labeled, run, same, state, step, unlabeled
+from torch import nn
+
+from brpg_lib import BRPGConfig, PrototypeHead, UnlabeledBatch
+from brpg_lib.batches import LabeledBatch
+
+PHASES = {"fresh": 0, "collect": 1, "collect middle": 2, "first learn step": 4, "second learn step": 5, "learn": 9}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "caps": {"samples_per_image": 15, "class_balance": 0.5},
+    "reclustering": {"recluster_every": 3},
+    "rare fallback": {"rare_class_fallback": True},
+    "rare fallback, reclustering": {"rare_class_fallback": True, "recluster_every": 2},
+    "rare fallback, small queues": {"rare_class_fallback": True, "recluster_every": 2, "queue_size": 15},
+    "adaptive thresholds": {"class_adaptive": (0.2, 0.95), "adaptive_momentum": 0.9},
+    "pooled": {"separate_confidence": False, "recluster_every": 4},
+    "half-precision queue": {"queue_dtype": torch.bfloat16, "recluster_every": 3},
+    "host queue": {"queue_device": "cpu", "recluster_every": 3},
+    "longer collect phase": {"min_rows": 60, "max_collect": 6},
+    "full rings": {"queue_size": 7, "recluster_every": 1},
+}
+
+
+def saved(module: nn.Module) -> dict[str, Any]:
+    """The module's state after a file that may hold tensors and plain values only."""
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def batches(iteration: int, late: bool) -> tuple[LabeledBatch, UnlabeledBatch]:
+    absent = (2,) if late and iteration < 11 else ()
+    return labeled(10 * iteration, absent=absent), unlabeled(10 * iteration, absent=absent)
+
+
+def assert_goes_on(module: PrototypeHead, resumed: PrototypeHead, steps: int = 10, late: bool = False) -> None:
+    for _ in range(steps):
+        assert resumed.iteration == module.iteration
+        assert resumed.phase is module.phase
+        one, two = (batches(module.iteration, late) for _ in range(2))
+        out, other = module(*one), resumed(*two)
+        assert torch.equal(out.loss, other.loss)
+        assert same(dict(enumerate(gradients(out, *one))), dict(enumerate(gradients(other, *two))))
+        assert same(out.metrics, other.metrics)
+        assert same(state(module), state(resumed))
+
+
+LATE = ("default", "reclustering", "rare fallback", "host queue")
+CASES = [("default", phase, False) for phase in PHASES]
+CASES += [
+    (name, phase, False) for name in list(OPTIONS)[1:] for phase in ("collect middle", "first learn step", "learn")
+]
+CASES += [(name, phase, True) for name in LATE for phase in ("collect middle", "learn")]
+
+
+@pytest.mark.parametrize(("options", "phase", "late"), CASES)
+def test_goes_on_bit_for_bit(options: str, phase: str, late: bool) -> None:
+    module, resumed = head(**OPTIONS[options]), head(**OPTIONS[options])
+    while module.iteration < PHASES[phase]:
+        module(*batches(module.iteration, late))
+    resumed.load_state_dict(saved(module))
+    assert_goes_on(module, resumed, late=late)
+
+
+def test_goes_on_where_another_training_had_been() -> None:
+    module, resumed = run(head(recluster_every=2), 2), run(head(recluster_every=2, seed=0), 11)
+    resumed.load_state_dict(saved(module))
+    assert_goes_on(module, resumed)
+
+
+def test_goes_on_in_eval_mode_and_by_assignment() -> None:
+    module, resumed = run(head(), 6), head()
+    resumed.load_state_dict(saved(module), assign=True)
+    assert_goes_on(module, resumed)
+    assert torch.equal(module.eval()(labeled(), unlabeled()).loss, resumed.eval()(labeled(), unlabeled()).loss)
+
+
+def test_saving_changes_nothing_and_is_no_alias_of_the_queue() -> None:
+    module, twin = run(head(), 3), run(head(), 3)
+    kept = module.state_dict()
+    before = kept["queue.features"].clone()
+    assert_goes_on(module, twin)
+    assert torch.equal(kept["queue.features"], before)
+
+
+def test_a_checkpoint_is_no_larger_than_what_it_holds() -> None:
+    module = run(head(queue_size=5000, recluster_every=5), 3)
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    longest = int(module.queue.rows.max())
+    assert longest < 500
+    assert len(file.getvalue()) < 3 * 2 * longest * 6 * 4 + 40_000
+
+
+def test_deep_copies_are_independent() -> None:
+    module = run(head(), 6)
+    twin = copy.deepcopy(module)
+    assert same(state(module), state(twin))
+    run(module, 2)
+    assert twin.iteration == 6
+    assert not same(state(module), state(twin))
+    run(twin, 2)
+    assert same(state(module), state(twin))
+
+
+def test_inside_a_model() -> None:
+    """As part of a model with parameters, of which the parent's conversions reach only those."""
+    model = nn.ModuleDict({"net": nn.Conv2d(3, 5, 1), "head": run(head(), 6)})
+    before = state(model["head"])
+    for convert in (model.half, model.double, lambda: model.to(torch.bfloat16), model.float):
+        convert()
+        assert same(state(model["head"]), before)
+        assert all(b.dtype in (torch.float32, torch.int64, torch.bool) for b in model["head"].buffers())
+    other = nn.ModuleDict({"net": nn.Conv2d(3, 5, 1), "head": head()})
+    other.load_state_dict(saved(model))
+    assert same(state(other), state(model))
+    assert_goes_on(model["head"], other["head"], 3)
+
+
+def test_a_meta_head_loads_by_assignment() -> None:
+    module = run(head(), 6)
+    with torch.device("meta"):
+        empty = head()
+    empty.load_state_dict(saved(module), assign=True)
+    assert empty.bank.present == [True] * 3
+    assert same(state(empty)["bank.prototypes"], state(module)["bank.prototypes"])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_classes": 4}, r"num_classes is 3, here 4"),
+        ({"dim": 6}, r"feature_dim is 5, here 6"),
+        ({"num_prototypes": (3, 2)}, r"config\.num_prototypes is \[2, 2\], here \[3, 2\]"),
+        ({"queue_size": 100}, r"config\.queue_size is 200, here 100"),
+        ({"queue_size": 300}, r"config\.queue_size is 200, here 300"),
+        ({"queue_dtype": torch.float16}, r"queue_dtype is 'torch\.float32', here 'torch\.float16'"),
+        ({"temperature": 0.2}, r"config\.temperature is 0\.1, here 0\.2"),
+        ({"class_adaptive": (0.1, 0.9)}, r"config\.class_adaptive is None, here \[0\.1, 0\.9\]"),
+        ({"momentum": 0.5, "grid_size": 7}, r"config\.grid_size is 6, here 7; config\.momentum is 0\.99, here 0\.5"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_checkpoint_of_another_head_says_what_differs(other: dict[str, Any], message: str, nested: bool) -> None:
+    module = run(head(), 6)
+    found = run(head(other.pop("num_classes", 3), other.pop("dim", 5), **other), 3)
+    other |= {"num_classes": found.num_classes, "dim": found.feature_dim}
+    before = state(found)
+    source, target = (nn.ModuleDict({"head": m}) if nested else m for m in (module, found))
+    with pytest.raises(ValueError, match=message):
+        target.load_state_dict(saved(source))
+    assert same(state(found), before), "nothing was changed"
+
+
+def test_a_checkpoint_with_missing_or_other_fields_says_so() -> None:
+    module = run(head(), 3)
+    parts = saved(module)
+    parts["_extra_state"]["config"].pop("momentum")
+    with pytest.raises(ValueError, match=r"config\.momentum is None, here 0\.99"):
+        head().load_state_dict(parts)
+    with pytest.raises(RuntimeError, match=r"Missing key.*_extra_state"):
+        head().load_state_dict({k: v for k, v in saved(module).items() if k != "_extra_state"})
+
+
+def test_equal_configs_written_otherwise_load() -> None:
+    one = BRPGConfig(queue_size=200, loss_weight=1, class_adaptive=[0.2, 0.9])  # type: ignore[arg-type]
+    two = BRPGConfig(queue_size=200, loss_weight=1.0, class_adaptive=(0.2, 0.9))
+    head(config=two).load_state_dict(saved(run(head(config=one), 3)))
+
+
+def test_a_longer_schedule_is_no_other_head() -> None:
+    module, longer = run(head(), 6), head(total=500)
+    longer.load_state_dict(saved(module))
+    assert longer.iteration == 6
+
+
+def test_a_refused_batch_after_loading_changes_nothing() -> None:
+    resumed = head()
+    resumed.load_state_dict(saved(run(head(), 3)))
+    before = state(resumed)
+    with pytest.raises(ValueError, match="labels"):
+        resumed(fresh(labeled(), labels=torch.full((2, 17, 21), 9)), unlabeled())
+    assert same(state(resumed), before)
+    step(resumed)
