@@ -6,9 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from brpg_lib.batches import MAX_NORM
 from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum
+from brpg_lib.kernels.vectors import has_direction, is_finite
 from brpg_lib.state import StateModule
 from brpg_lib.validation import describe, require, require_integer
 
@@ -107,16 +107,20 @@ class PrototypeBank(StateModule):
         """Cosine similarity of each feature to every prototype: ``(N, C, 2, K)`` float32, -inf where there is none.
 
         Args:
-            features: ``(N, D)`` floating point, differentiable.
+            features: ``(N, D)`` floating point, differentiable. A row without direction gets a gradient of 0; a zero row
+                has similarity 0 to all, one that is not finite -inf.
 
         Raises:
             ValueError: The shape or dtype is wrong.
         """
         self._check(features)
         with torch.autocast(features.device.type, enabled=False):
+            finite = features.isfinite().all(dim=1, keepdim=True)
+            points = torch.where(has_direction(features)[:, None], features.float(), 0.0)
+            points = nn.functional.normalize(points, dim=-1)
             directions = nn.functional.normalize(self.prototypes, dim=-1)
-            cosine = nn.functional.normalize(features.float(), dim=-1) @ rearrange(directions, "c g k d -> d (c g k)")
-            cosine = cosine.masked_fill(~self.mask.flatten(), -torch.inf)
+            cosine = points @ rearrange(directions, "c g k d -> d (c g k)")
+            cosine = cosine.masked_fill(~(finite & self.mask.flatten()), -torch.inf)
         return cosine.view(-1, *self.mask.shape)
 
     def _check(self, features: Tensor) -> None:
@@ -174,7 +178,7 @@ class PrototypeBank(StateModule):
         known = (classes >= 0) & (classes < self.num_classes)
         target = torch.where(known, classes, 0)
         own, slot = cosine.take_along_dim(target[:, None, None], dim=1)[:, 0].max(dim=1)
-        finite = torch.linalg.vector_norm(features.detach().float(), dim=1) <= MAX_NORM
+        finite = is_finite(features)
         counted = known & own.isfinite() & finite
         wrong = cosine.amax(dim=2).argmax(dim=1) != target
         weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted

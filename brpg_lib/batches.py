@@ -13,9 +13,6 @@ from brpg_lib.validation import describe, require
 HIGH, LOW, FALLBACK = 0, 1, 2
 """Group indices of a sample: high confidence, low confidence, kept for rare classes."""
 
-MAX_NORM = 1e15
-"""Longer feature vectors count as not finite: their squared distances would overflow float32."""
-
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

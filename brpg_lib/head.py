@@ -37,7 +37,7 @@ class HeadOutput:
         loss_labeled: ``()`` float32, unweighted.
         loss_unlabeled: ``()`` float32, unweighted; 0 without unlabeled points.
         phase: The phase of this step.
-        metrics: Scalars for a log, as detached ``()`` tensors on the module's device; the same keys in every phase.
+        metrics: Scalars for a log, as detached ``()`` tensors; the same keys in every phase.
     """
 
     loss: Tensor
@@ -58,8 +58,8 @@ class PrototypeHead(StateModule):
 
     The state is buffers only, so it needs neither an optimizer nor DDP around it, and ``state_dict()`` resumes it in
     any phase. In train mode a call does the phase's work and advances ``iteration``; in eval mode it changes nothing.
-    Classes without prototypes do not count in the loss; while there are such classes, sampling goes on in the learn
-    phase, and a class joins as soon as one of its queues has as many rows as it wants prototypes.
+    Classes without prototypes do not count in the loss. While such a class is in the labels, sampling goes on in the
+    learn phase, and the class joins as soon as one of its queues has as many rows as it wants prototypes.
 
     Args:
         num_classes: Number of classes C.
@@ -168,7 +168,7 @@ class PrototypeHead(StateModule):
             "within_class_similarity": collapse,
             "rows_high": self.queue.rows[:, 0].sum(),
             "rows_low": self.queue.rows[:, 1].sum(),
-            "dropped": self.dropped + self.queue.dropped.to(self.dropped.device),
+            "dropped": self.dropped.clone(),
         }
         return HeadOutput(
             loss=self.config.loss_weight * (losses.labeled + losses.unlabeled),
@@ -205,6 +205,7 @@ class PrototypeHead(StateModule):
         if phase is Phase.WARMUP:
             return
         if phase is Phase.COLLECT:
+            self._see(labeled)
             self._collect(labeled, unlabeled)
             return
         present = self.bank.present
@@ -212,41 +213,51 @@ class PrototypeHead(StateModule):
             self._cluster()
             return
         period = self.schedule.recluster_every
-        if (period is not None or not all(present)) and labeled.logits is not None:
-            self._collect(labeled, unlabeled)
-            elapsed = iteration - self.schedule.warmup - self.schedule.collect
-            if period is not None and elapsed > 0 and elapsed % period == 0:
-                self._cluster()
-            else:
-                self._join()
+        if (period is None and all(present)) or labeled.logits is None:
+            return
+        self._see(labeled)
+        awaited = self.seen & ~torch.tensor(present, device=self.seen.device)
+        if period is None and not bool(awaited.any()):
+            return
+        self._collect(labeled, unlabeled)
+        elapsed = iteration - self.schedule.warmup - self.schedule.collect
+        if period is not None and elapsed > 0 and elapsed % period == 0:
+            self._cluster()
+        else:
+            self._join(awaited)
 
-    def _collect(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> None:
+    def _see(self, labeled: LabeledBatch) -> None:
+        """Note which classes the labels show."""
         labels = labeled.labels.long()
         known = (labels >= 0) & (labels < self.num_classes)
         counts = torch.zeros(self.num_classes, device=labels.device)
         counts.index_add_(0, torch.where(known, labels, 0).flatten(), known.float().flatten())
         self.seen |= all_reduce_sum(counts, self.process_group) > 0
+
+    def _collect(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> None:
+        """Sample this step on all ranks and append the samples to the queues."""
         samples = self.sampler(labeled, unlabeled)
-        self.dropped += samples.dropped
+        dropped = self.queue.dropped.clone()
         features, classes, groups, confidence = (
             gather_rows(field, self.process_group)
             for field in (samples.features, samples.classes, samples.groups, samples.confidence)
         )
         self.queue.append(Samples(features, classes, groups, confidence, samples.dropped))
+        self.dropped += samples.dropped + (self.queue.dropped - dropped).to(self.dropped.device)
 
     def _cluster(self) -> None:
         """Split and cluster all queues; a class whose queues are empty keeps the prototypes it has."""
         self.queue.fill_rare_classes()
         self._adopt(self.clusterer(self.queue, self.splitter(self.queue).num_prototypes))
 
-    def _join(self) -> None:
-        """Cluster the queues of classes that have no prototypes yet but by now enough rows."""
-        absent = ~torch.tensor(self.bank.present)
+    def _join(self, awaited: Tensor) -> None:
+        """Cluster the queues of the ``awaited (C,)`` classes that have enough rows by now."""
+        self.queue.fill_rare_classes(among=awaited)
         wanted = torch.tensor(self.config.num_prototypes)
         if not self.config.separate_confidence:
             wanted = torch.stack((wanted.sum(), torch.zeros_like(wanted[0])))
         rows = self.queue.rows.cpu()
-        ready = absent & ((rows >= wanted) & (wanted > 0)).any(1)
+        ready = awaited.cpu() & ((rows >= wanted) & (wanted > 0)).any(1)
         if bool(ready.any()):
             self._adopt(self.clusterer(self.queue, wanted * ready[:, None]))
 
@@ -316,11 +327,12 @@ class PrototypeHead(StateModule):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint says about the head that wrote it, beside the buffers."""
-        return self._identity() | {"iteration": self._iteration}
+        return self._identity() | {"iteration": self._iteration, "seed": self.seed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over the iteration of a checkpoint."""
+        """Take over the iteration and the seed of a checkpoint, so that the same draws follow."""
         self._iteration = int(state["iteration"])
+        self.seed = self.sampler.seed = self.clusterer.seed = int(state["seed"])
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -335,7 +347,7 @@ class PrototypeHead(StateModule):
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
             own = _flat(self._identity())
-            found = {name: value for name, value in _flat(saved).items() if name != "iteration"}
+            found = {name: value for name, value in _flat(saved).items() if name not in ("iteration", "seed")}
             differing = [
                 f"{name} is {found.get(name)!r}, here {own.get(name)!r}"
                 for name in own | found

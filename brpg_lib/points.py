@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import MAX_NORM, LabeledBatch, UnlabeledBatch
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import uniform
+from brpg_lib.kernels.vectors import has_direction
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,10 @@ def _usable(features: Tensor, classes: Tensor, num_classes: int, ignore_index: i
     """Take points without a class or a direction out of the count; no gradient reaches their features."""
     classes = classes.long()
     has_class = (classes >= 0) & (classes < num_classes)
-    norm = torch.linalg.vector_norm(features.detach(), dim=1)
-    has_direction = (norm > 1e-8) & (norm <= MAX_NORM)
-    keep = has_class & has_direction
+    usable = has_direction(features)
+    keep = has_class & usable
     return Points(
         features=torch.where(keep[:, None], features, 0.0),
         classes=torch.where(keep, classes, ignore_index),
-        dropped=((has_class & ~has_direction) | (~has_class & (classes != ignore_index))).sum(),
+        dropped=((has_class & ~usable) | (~has_class & (classes != ignore_index))).sum(),
     )

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import FALLBACK, MAX_NORM, Samples
+from brpg_lib.batches import FALLBACK, Samples
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
 from brpg_lib.validation import describe, require, require_integer
 
@@ -108,8 +109,7 @@ class FeatureQueue(StateModule):
         device = self.features.device
         features, confidence = samples.features.to(device), samples.confidence.to(device)
         classes, groups = samples.classes.to(device).long(), samples.groups.to(device).long()
-        norm = torch.linalg.vector_norm(features.to(self.dtype).float(), dim=1)
-        finite = (norm <= MAX_NORM) & confidence.isfinite()
+        finite = is_finite(features.to(self.dtype)) & confidence.isfinite()
         self.dropped += (~finite).sum()
         self._allocate()
         regular = finite & (groups != FALLBACK)
@@ -170,18 +170,22 @@ class FeatureQueue(StateModule):
         self.fallback_confidence[class_index, target] = new[class_index, column]
 
     @torch.no_grad()
-    def fill_rare_classes(self) -> None:
+    def fill_rare_classes(self, among: Tensor | None = None) -> None:
         """Fill the groups of classes with fewer than ten rows from the rows kept for rare classes.
 
         Fewer than ten high rows, but enough low ones: the most confident kept rows become the high group. Fewer in
         both: the lower half of the kept rows becomes the low group, the upper half the high one. Does nothing without
         ``rare_class_fallback``.
+
+        Args:
+            among: ``(C,)`` bool, classes to look at; ``None`` for all.
         """
         if not self.fallback_capacity:
             return
         kept = (self.fallback_confidence >= 0).sum(1)
         few_high, few_low = (self.rows < MIN_ROWS).unbind(1)
-        rare = (few_high & (kept > 0)).nonzero()[:, 0]
+        poor = few_high & (kept > 0)
+        rare = (poor if among is None else poor & among.to(poor.device)).nonzero()[:, 0]
         if not len(rare):
             return
         self._allocate()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from brpg_lib import PrototypeBank
+from brpg_lib import PrototypeBank, prototype_contrastive_loss
 
 
 def made(classes: int, slots: int, dim: int, seed: int, share: float = 0.7, **options) -> tuple[PrototypeBank, Tensor]:
@@ -260,3 +260,16 @@ def test_standing_alone_in_a_supervised_trainer(device: torch.device) -> None:
     bank.update(features, classes)
     assert features.grad is not None
     assert bank.prototypes.device.type == device.type
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1e30])
+def test_rows_without_direction_get_no_gradient(value: float) -> None:
+    bank, _ = made(3, 2, 4, 0, share=1.1)
+    features = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    features[1, 2] = value
+    if value == 0.0:
+        features[1] = 0.0
+    features.requires_grad_()
+    prototype_contrastive_loss(bank.similarity(features), torch.arange(3)).backward()
+    assert torch.equal(features.grad[1], torch.zeros(4))
+    assert features.grad[[0, 2]].abs().sum() > 0
