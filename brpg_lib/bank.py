@@ -107,8 +107,8 @@ class PrototypeBank(StateModule):
         """Cosine similarity of each feature to every prototype: ``(N, C, 2, K)`` float32, -inf where there is none.
 
         Args:
-            features: ``(N, D)`` floating point, differentiable. A row without direction gets a gradient of 0; a zero row
-                has similarity 0 to all, one that is not finite -inf.
+            features: ``(N, D)`` floating point, differentiable. A row without direction gets a gradient of 0; a zero
+                row has similarity 0 to all, one that is not finite -inf.
 
         Raises:
             ValueError: The shape or dtype is wrong.

@@ -498,6 +498,24 @@ def test_a_class_joins_late() -> None:
     assert module.queue.features.numel() == 0, "the queues are free once every class has prototypes"
 
 
+def test_a_class_that_never_comes_costs_no_sampling() -> None:
+    module = run(head(), 5, absent=(2,))
+    before = state(module.sampler), module.queue.rows.clone()
+    run(module, 3, absent=(2,))
+    assert same(state(module.sampler), before[0])
+    assert torch.equal(module.queue.rows, before[1])
+
+
+def test_a_late_class_joins_from_its_rare_class_rows() -> None:
+    module = run(head(rare_class_fallback=True), 6, absent=(2,))
+    wrong = labeled(0)
+    assert wrong.logits is not None
+    never_right = wrong.logits.clone()
+    never_right[:, 2] = -20.0  # so that no pixel of class 2 enters its high or low group
+    module(fresh(wrong, logits=never_right))
+    assert module.bank.present == [True, True, True]
+
+
 def test_points_of_an_absent_class_are_no_loss_but_no_nan() -> None:
     module = run(head(), 6, absent=(2,))
     first = fresh(labeled(0), logits=None)  # without logits nothing can join

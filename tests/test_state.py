@@ -194,3 +194,10 @@ def test_a_refused_batch_after_loading_changes_nothing() -> None:
         resumed(fresh(labeled(), labels=torch.full((2, 17, 21), 9)), unlabeled())
     assert same(state(resumed), before)
     step(resumed)
+
+
+def test_the_seed_travels_with_the_state() -> None:
+    first = run(head(seed=3, samples_per_image=5), 2)
+    second = head(seed=4, samples_per_image=5)
+    second.load_state_dict(first.state_dict())
+    assert same(state(run(first, 4)), state(run(second, 4)))
