@@ -1,4 +1,5 @@
 import torch
+
 from brpg_lib.examples.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes
 from brpg_lib.examples.data.batches import BatchSource
 from brpg_lib.examples.settings import Settings

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+
 from brpg_lib.examples import demo, quickstart, settings
 from brpg_lib.examples.settings import FRAMEWORKS, Settings
 from brpg_lib.examples.trainers.loop import build, train

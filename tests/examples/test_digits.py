@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from brpg_lib.examples.data.digits import DigitScenes, digit_indices
 
 

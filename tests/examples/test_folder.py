@@ -3,9 +3,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from brpg_lib.examples.data.camvid import load_camvid
 from brpg_lib.examples.data.folder import FolderDataset, load_folder
-from PIL import Image
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from brpg_lib.examples.metrics import boundary_band, evaluate, mean_of_present
 
 

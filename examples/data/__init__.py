@@ -1,0 +1,1 @@
+"""The demo's datasets: digit scenes, CamVid, or a directory of yours."""

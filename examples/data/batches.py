@@ -1,0 +1,124 @@
+"""Batches as a pure function of (seed, iteration): equal for every run, and exact after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brpg_lib.examples.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes, strong_augment, to_float
+
+Pairs = Sequence[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class SegmentationData:
+    """What a trainer needs to know about a dataset.
+
+    Attributes:
+        labeled: Pairs of image ``(3, H, W)`` uint8 and label ``(H, W)`` int64, 255 is ignored.
+        unlabeled: The same; the labels are never looked at.
+        test: Pairs to evaluate on.
+        class_names: One name per class.
+        flip: Whether mirrored images still show the same classes.
+        scale: Range of the random scale.
+        description: One line for the reader of the output.
+    """
+
+    labeled: Pairs
+    unlabeled: Pairs
+    test: Pairs
+    class_names: tuple[str, ...]
+    flip: bool
+    scale: tuple[float, float]
+    description: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One iteration's images, already augmented; ``S`` strong views, CutMixed with the same boxes.
+
+    Attributes:
+        images: Labeled images ``(B, 3, H, W)``.
+        labels: Their labels ``(B, H, W)``.
+        weak: Weak view of the unlabeled images ``(B, 3, H, W)``.
+        strong: Strong views of the same crops ``(S, B, 3, H, W)``, already mixed.
+        boxes: Where each strong view was mixed ``(S, B, H, W)`` bool.
+        padding: Pixels of the weak view outside the image ``(B, H, W)`` bool.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weak: Tensor
+    strong: Tensor
+    boxes: Tensor
+    padding: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Seeds torch's global generators for one iteration."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0]))
+
+
+class BatchSource:
+    """Builds the batch of any iteration.
+
+    Args:
+        data: The dataset.
+        size: Side of the square crops.
+        batch_size: Images of each kind.
+        seed: Seed of the order and the augmentations.
+        strong_views: Number of strong views.
+    """
+
+    def __init__(self, data: SegmentationData, size: int, batch_size: int, seed: int, strong_views: int) -> None:
+        self.data, self.size, self.batch_size, self.seed = data, size, batch_size, seed
+        self.strong_views = strong_views
+        self.weak = WeakAugment(size, data.scale, data.flip)
+        self.strong = strong_augment()
+
+    def _indices(self, count: int, iteration: int, stream: int) -> list[int]:
+        """Positions ``iteration * B ...`` of an endless sequence of shuffled epochs."""
+        chosen = []
+        for position in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+            epoch, place = divmod(position, count)
+            order = np.random.default_rng([self.seed, stream, epoch]).permutation(count)
+            chosen.append(int(order[place]))
+        return chosen
+
+    def _weak(self, pairs: Pairs, iteration: int, stream: int) -> tuple[Tensor, Tensor]:
+        views = [self.weak(*pairs[i]) for i in self._indices(len(pairs), iteration, stream)]
+        return torch.stack([image for image, _ in views]), torch.stack([label for _, label in views])
+
+    def __call__(self, iteration: int) -> Batch:
+        """The batch of one iteration. Reseeds torch's global generator."""
+        seed_iteration(self.seed, iteration)
+        images, labels = self._weak(self.data.labeled, iteration, 0)
+        unlabeled = _WithoutLabels(self.data.unlabeled)
+        weak, padding = self._weak(unlabeled, iteration, 1)
+        boxes = torch.stack([cutmix_boxes(self.batch_size, self.size) for _ in range(self.strong_views)])
+        strong = torch.stack(
+            [cutmix(to_float(torch.stack([self.strong(image) for image in weak])), box) for box in boxes]
+        )
+        return Batch(to_float(images), labels, to_float(weak), strong, boxes, padding == IGNORE_INDEX)
+
+
+@dataclass(frozen=True)
+class _WithoutLabels(Sequence[tuple[Tensor, Tensor]]):
+    """Replaces every label by zeros, so that after the augmentation it tells the padding and nothing else."""
+
+    pairs: Pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        image, label = self.pairs[index]
+        return image, torch.zeros_like(label)

@@ -1,0 +1,290 @@
+"""What a demo shows: a table, metrics.json and report.png."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import torchvision
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import brpg_lib
+from brpg_lib.examples.data.augment import IGNORE_INDEX
+from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.settings import Settings
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+Results = dict[str, dict[str, Any]]
+RUNS = {"baseline": "without head", "head": "with head"}
+COLORS = {"baseline": "darkgray", "head": "tab:blue", "prototype": "tab:orange"}
+FIXED, BROKEN, BOTH_WRONG = "#1a9850", "#d73027", "#e0e0e0"
+EXAMPLES = 6
+SCORES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
+
+
+def write_report(results: Results, settings: Settings, data: SegmentationData, folder: Path, console: Console) -> None:
+    """Writes metrics.json and report.png, and prints the table."""
+    metrics = measured(results, settings, data)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    draw(results, settings, data, metrics).savefig(folder / "report.png", dpi=110)
+    plt.close("all")
+    console.print(table(metrics))
+    console.print(verdict(metrics))
+    console.print(f"pictures: {folder / 'report.png'}   numbers: {folder / 'metrics.json'}")
+
+
+def measured(results: Results, settings: Settings, data: SegmentationData) -> dict[str, Any]:
+    """Everything that goes into metrics.json."""
+    runs = {}
+    for run, result in results.items():
+        runs[run] = {
+            "seed": settings.seed,
+            "miou": result["miou"],
+            "boundary_miou": result["boundary_miou"],
+            "iou": dict(zip(data.class_names, result["iou"], strict=True)),
+            "boundary_iou": dict(zip(data.class_names, result["boundary_iou"], strict=True)),
+            "seconds": result["seconds"],
+            "peak_memory_mb": result["peak_memory"],
+        }
+    return {
+        "runs": runs,
+        "difference": {score: runs["head"][score] - runs["baseline"][score] for score in SCORES},
+        "config": {
+            **settings.to_dict(),
+            "description": data.description,
+            "brpg": settings.brpg.to_dict(),
+            "schedule": asdict(settings.schedule),
+        },
+        "versions": {
+            "brpg_lib": brpg_lib.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+
+
+def verdict(metrics: dict[str, Any]) -> str:
+    """One sentence that says what was measured, whichever way it came out."""
+    runs, difference = metrics["runs"], metrics["difference"]
+    said = []
+    for score, name in SCORES.items():
+        before, after, change = runs["baseline"][score], runs["head"][score], difference[score]
+        word = "unchanged" if abs(change) < 0.05 else "up" if change > 0 else "down"
+        said.append(f"{name} {word} from {before:.1f} to {after:.1f} ({change:+.1f})")
+    return f"With the head: {', '.join(said)}. One seed ({metrics['config']['seed']}); other seeds differ."
+
+
+def table(metrics: dict[str, Any]) -> Table:
+    """Scores, classes and costs of both runs."""
+    runs = metrics["runs"]
+    shown = Table(title="Test scores in %, and costs")
+    shown.add_column("")
+    for name in (*RUNS.values(), "difference"):
+        shown.add_column(name, justify="right")
+
+    def row(name: str, values: list[float | None], digits: int, style: str = "", end_section: bool = False) -> None:
+        if None in values:
+            shown.add_row(name, *["absent"] * 3, style="dim")
+            return
+        before, after = (float(v) for v in values if v is not None)
+        cells = (f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}")
+        shown.add_row(name, *cells, style=style, end_section=end_section)
+
+    for score, name in SCORES.items():
+        row(name, [runs[r][score] for r in RUNS], 1, "bold", score == "boundary_miou")
+    classes = list(runs["baseline"]["iou"])
+    for name in classes:
+        row(f"IoU {name}", [runs[r]["iou"][name] for r in RUNS], 1, end_section=name == classes[-1])
+    row("training seconds", [runs[r]["seconds"] for r in RUNS], 0)
+    row("peak memory MB, process", [runs[r]["peak_memory_mb"] for r in RUNS], 0)
+    return shown
+
+
+def draw(results: Results, settings: Settings, data: SegmentationData, metrics: dict[str, Any]) -> Figure:
+    """The whole page."""
+    figure = plt.figure(figsize=(17, 12), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    figure.suptitle(
+        f"{settings.framework} on {data.description}, seed {settings.seed}\n{verdict(metrics)}", fontsize=13
+    )
+    palette = class_colors(len(data.class_names))
+    draw_examples(top, results, data, palette)
+    curves, classes, space = bottom.subplots(1, 3, width_ratios=(1.1, 0.9, 1.2))
+    draw_losses(curves, results)
+    draw_classes(classes, metrics)
+    draw_space(space, results["head"], data, palette)
+    return figure
+
+
+def class_colors(count: int) -> np.ndarray:
+    """``(count + 1, 3)``: one color per class, then white for ignored pixels."""
+    names = [*plt.get_cmap("tab20").colors[::2], *plt.get_cmap("tab20").colors[1::2], *plt.get_cmap("tab20b").colors]
+    distinct = [c for c in names if max(c) - min(c) > 0.05]
+    colors = [(0.25, 0.25, 0.25), *(distinct[i % len(distinct)] for i in range(count - 1))]
+    return np.array([*colors, (1.0, 1.0, 1.0)])
+
+
+def paint(label: Tensor, palette: np.ndarray) -> np.ndarray:
+    """Label map to colors."""
+    return palette[np.where(label.numpy() == IGNORE_INDEX, len(palette) - 1, label.numpy())]
+
+
+def most_changed(results: Results, data: SegmentationData, count: int) -> list[int]:
+    """Test images on which the two runs differ in the largest share of pixels, for better or for worse."""
+    pairs = zip(results["baseline"]["predictions"], results["head"]["predictions"], strict=True)
+    changed = [
+        ((before != after) & (data.test[i][1] != IGNORE_INDEX)).float().mean()
+        for i, (before, after) in enumerate(pairs)
+    ]
+    return sorted(range(len(changed)), key=lambda i: -float(changed[i]))[:count]
+
+
+def differences(before: Tensor, after: Tensor, label: Tensor) -> np.ndarray:
+    """Green where only the head is right, red where only the baseline is, gray where both are wrong in some way."""
+    known = label != IGNORE_INDEX
+    shown = np.ones((*label.shape, 3))
+    for where, color in (
+        (known & (before != label) & (after != label), BOTH_WRONG),
+        (known & (before != label) & (after == label), FIXED),
+        (known & (before == label) & (after != label), BROKEN),
+    ):
+        shown[where.numpy()] = to_rgb(color)
+    return shown
+
+
+def draw_examples(figure: Any, results: Results, data: SegmentationData, palette: np.ndarray) -> None:
+    """Test images in two columns of rows: image, truth, both predictions, where they differ."""
+    titles = ("image", "ground truth", *RUNS.values(), "difference")
+    chosen = most_changed(results, data, EXAMPLES)
+    halves = figure.subfigures(1, 2)
+    figure.suptitle(
+        f"The {len(chosen)} test images on which the two runs differ most, for better or for worse", fontsize=11
+    )
+    rows = (len(chosen) + 1) // 2
+    for half, examples in zip(halves, (chosen[:rows], chosen[rows:]), strict=True):
+        grid = half.subplots(rows, len(titles), squeeze=False)
+        for axis in grid.flat:
+            axis.set_axis_off()
+        for title, axis in zip(titles, grid[0], strict=True):
+            axis.set_title(title, fontsize=10)
+        for index, line in zip(examples, grid, strict=False):
+            image, label = data.test[index]
+            before, after = (results[run]["predictions"][index].long() for run in RUNS)
+            pictures = [image.permute(1, 2, 0).numpy(), *(paint(x, palette) for x in (label, before, after))]
+            for axis, picture in zip(line, [*pictures, differences(before, after, label)], strict=True):
+                axis.imshow(picture, interpolation="nearest")
+                axis.set_axis_on()
+                axis.set(xticks=[], yticks=[])
+    keys = [(FIXED, "fixed by the head"), (BROKEN, "broken by the head"), (BOTH_WRONG, "both wrong")]
+    figure.legend(
+        handles=[Patch(facecolor=color, edgecolor="gray", label=name) for color, name in keys],
+        loc="outside lower center", ncols=3, fontsize=10, frameon=False,
+    )  # fmt: skip
+
+
+def draw_losses(axis: Axes, results: Results) -> None:
+    """Loss curves, smoothed, over the phases of the head."""
+    phases = results["head"]["phases"]
+    for name, color in (("warmup", "#f2f2f2"), ("collect", "#fde9c9"), ("learn", "#e8f1fa")):
+        inside = [i for i, phase in enumerate(phases) if phase == name]
+        if inside:
+            axis.axvspan(inside[0], inside[-1] + 1, color=color, zorder=0)
+            axis.text((inside[0] + inside[-1] + 1) / 2, 1.0, name, ha="center", va="bottom", fontsize=9,
+                      transform=axis.get_xaxis_transform())  # fmt: skip
+    for run, name in RUNS.items():
+        for part, style in (("supervised", "-"), ("unsupervised", "--"), ("strong", "--")):
+            if part in results[run]["history"]:
+                steps, values = smoothed(results[run]["history"][part])
+                label = "unsupervised" if part == "strong" else part
+                axis.plot(
+                    steps,
+                    values,
+                    style,
+                    color=COLORS[run],
+                    lw=3.5 if run == "baseline" else 1.3,
+                    label=f"{label}, {name}",
+                )
+    steps, values = smoothed([pair for pair in results["head"]["history"]["prototype"] if phases[pair[0]] == "learn"])
+    axis.plot(steps, values, color=COLORS["prototype"], lw=1.8, label="prototype (weighted)")
+    axis.set(xlabel="training step", ylabel="loss (log scale)", yscale="log", xlim=(0, len(phases)))
+    axis.set_title("Losses and phases of the head", fontsize=11, pad=18)
+    axis.legend(fontsize=8)
+
+
+def smoothed(history: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and running mean of a loss."""
+    if not history:
+        return np.zeros(0), np.zeros(0)
+    steps, values = np.array(history, dtype=float).T
+    width = max(1, len(values) // 25)
+    mean = np.convolve(values, np.ones(width) / width, mode="valid")
+    return steps[width - 1 :], np.maximum(mean, 1e-4)
+
+
+def draw_classes(axis: Axes, metrics: dict[str, Any]) -> None:
+    """IoU of every class, without and with the head."""
+    runs = metrics["runs"]
+    names = [n for n, value in runs["baseline"]["iou"].items() if value is not None][::-1]
+    before, after = ([runs[run]["iou"][n] for n in names] for run in RUNS)
+    places = np.arange(len(names))
+    axis.hlines(places, before, after, color="lightgray", lw=3, zorder=1)
+    for run, values in zip(RUNS, (before, after), strict=True):
+        axis.scatter(values, places, color=COLORS[run], s=80 if run == "baseline" else 28, label=RUNS[run], zorder=2)
+    axis.set(yticks=places, yticklabels=names, xlabel="IoU (%)")
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_title("IoU per class", fontsize=11, pad=18)
+    axis.legend(fontsize=8)
+
+
+def draw_space(axis: Axes, result: dict[str, Any], data: SegmentationData, palette: np.ndarray) -> None:
+    """Features and prototypes of the last batch, on the two main axes of the prototypes."""
+    axis.set_title("Features of the last batch and the prototypes (PCA)", fontsize=11, pad=18)
+    axis.set(xticks=[], yticks=[], xlabel="first axis", ylabel="second axis")
+    mask = result["prototype_mask"]
+    if not mask.any():
+        axis.text(0.5, 0.5, "no prototypes yet", ha="center", transform=axis.transAxes)
+        return
+    unit = torch.nn.functional.normalize
+    classes, groups, _ = mask.nonzero(as_tuple=True)
+    prototypes = unit(result["prototypes"][mask].float(), dim=1)
+    center = prototypes.mean(0)
+    axes = torch.linalg.svd(prototypes - center, full_matrices=False).Vh[:2].T
+    chosen = spread(result["point_classes"], 60)
+    points = (unit(result["points"][chosen].float(), dim=1) - center) @ axes
+    axis.scatter(*points.T, c=palette[result["point_classes"][chosen]], s=7, alpha=0.45, linewidths=0)
+    places = (prototypes - center) @ axes
+    for group, marker, size in ((0, "*", 190), (1, "^", 70)):
+        where = groups == group
+        axis.scatter(*places[where].T, c=palette[classes[where]], marker=marker, s=size, edgecolors="black", lw=0.8)
+    shapes = [("*", 12, "prototype, high confidence"), ("^", 8, "prototype, low confidence"), (".", 7, "feature")]
+    handles = [
+        Line2D([], [], ls="", marker=m, ms=size, mfc="white" if m != "." else "gray", mec="black", label=name)
+        for m, size, name in shapes
+    ]
+    handles += [Patch(facecolor=palette[c], label=name) for c, name in enumerate(data.class_names)]
+    axis.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def spread(classes: Tensor, most: int) -> Tensor:
+    """Positions of at most ``most`` entries per class, evenly spaced."""
+    chosen = []
+    for c in classes.unique():
+        places = (classes == c).nonzero()[:, 0]
+        chosen.append(places[:: max(1, len(places) // most)][:most])
+    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)

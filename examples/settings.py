@@ -1,0 +1,115 @@
+"""All choices of a demo run in one place."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from brpg_lib import BRPGConfig, Schedule
+from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.data.camvid import load_camvid
+from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
+from brpg_lib.examples.data.folder import load_folder
+
+DIGIT_SCENES = {"labeled": 200, "unlabeled": 800, "test": 200}
+SIZES = {"digits": 33, "camvid": 129, "folder": 129}
+ITERATIONS = {"u2pl": 400, "unimatch": 320}
+DATASETS = tuple(SIZES)
+FRAMEWORKS = tuple(ITERATIONS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both runs of a demo share.
+
+    Attributes:
+        framework: ``"u2pl"`` or ``"unimatch"``.
+        data: ``"digits"``, ``"camvid"`` or ``"folder"``.
+        seed: Seed of the scenes, the initial weights, the batches and every draw.
+        iterations: Optimizer steps of each run.
+        size: Side of the square crops (for digits: of the scenes).
+        batch_size: Labeled, and as many unlabeled, images per step.
+        device: Torch device.
+        root: Directory of the images (camvid, folder).
+        split: Name of the partition (camvid).
+        num_classes: Number of classes (folder).
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        width: Width of the network.
+        feature_dim: Channels of the representation.
+        loss_weight: Weight of the prototype loss.
+    """
+
+    framework: str
+    data: str
+    seed: int
+    iterations: int
+    size: int
+    batch_size: int
+    device: str = "cpu"
+    root: str | None = None
+    split: str | None = None
+    num_classes: int | None = None
+    learning_rate: float = 6e-3
+    weight_decay: float = 1e-2
+    width: int = 32
+    feature_dim: int = 32
+    loss_weight: float = 0.1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON and checkpoints."""
+        return asdict(self)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Half of the training warms up, a tenth collects, the rest learns.
+
+        From scratch, hardly any pixel is right before; and the projection is untrained while the queues fill, so the
+        features soon move away from the first prototypes. Hence the late start and the repeated clustering.
+        """
+        warmup, collect = self.iterations // 2, max(1, self.iterations // 10)
+        total = max(self.iterations, warmup + collect)
+        return Schedule(warmup=warmup, collect=collect, total=total, recluster_every=max(1, total // 20))
+
+    @property
+    def brpg(self) -> BRPGConfig:
+        """The official hyper-parameters, with smaller queues and fewer points, and prototypes that move faster."""
+        return BRPGConfig(
+            queue_size=3000,
+            samples_per_image=500,
+            unlabeled_samples_per_image=500,
+            grid_size=min(32, (self.size - 1) // 2),
+            momentum=0.95,
+            loss_weight=self.loss_weight,
+        )
+
+    def load_data(self) -> SegmentationData:
+        """The dataset.
+
+        Raises:
+            ValueError: Something is missing or wrong; the message says what.
+        """
+        if self.data == "digits":
+            return self._digits()
+        if self.root is None:
+            raise ValueError(f"--data {self.data} needs --root, the directory that holds images/ and labels/")
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise ValueError(f"--root: no such directory: {root}")
+        if self.data == "camvid":
+            return load_camvid(root, self.split or "1_8_seed0", self.size)
+        if self.num_classes is None or self.num_classes < 2:
+            raise ValueError(f"--data folder needs --num-classes, at least 2; found {self.num_classes}")
+        return load_folder(root, self.num_classes, self.size, self.seed)
+
+    def _digits(self) -> SegmentationData:
+        scenes = {name: DigitScenes(name, count, self.size, self.seed) for name, count in DIGIT_SCENES.items()}
+        counts = ", ".join(f"{count} {name}" for name, count in DIGIT_SCENES.items())
+        return SegmentationData(
+            **scenes,
+            class_names=CLASS_NAMES,
+            flip=False,
+            scale=(0.9, 1.1),
+            description=f"digit scenes {self.size}x{self.size}: {counts}",
+        )

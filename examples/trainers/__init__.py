@@ -1,0 +1,1 @@
+"""Two compact semi-supervised trainers, and the loop they share."""

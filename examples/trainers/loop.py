@@ -1,0 +1,167 @@
+"""The training loop that all frameworks share: optimizer, schedule, checkpoints, evaluation."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brpg_lib import PrototypeHead
+from brpg_lib.examples.data.augment import IGNORE_INDEX, to_float
+from brpg_lib.examples.data.batches import BatchSource, Pairs, SegmentationData
+from brpg_lib.examples.memory import peak_memory
+from brpg_lib.examples.metrics import evaluate
+from brpg_lib.examples.models import CompactNet
+from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.u2pl import U2PLTrainer
+from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
+
+TRAINERS: dict[str, type[Trainer]] = {"unimatch": UniMatchTrainer, "u2pl": U2PLTrainer}
+WARMUP_SHARE = 0.15
+CHECKPOINTS = 10
+
+Progress = Callable[[int], None]
+
+
+def build(settings: Settings, num_classes: int, with_head: bool) -> Trainer:
+    """Network, head and trainer; the shared weights are the same with and without the head."""
+    torch.manual_seed(settings.seed)
+    stride = 2 if settings.data == "digits" else 4
+    model = CompactNet(num_classes, settings.feature_dim if with_head else None, settings.width, stride)
+    head = None
+    if with_head:
+        head = PrototypeHead(num_classes, settings.feature_dim, settings.schedule, settings.brpg, seed=settings.seed)
+    trainer = TRAINERS[settings.framework](model, head, settings.iterations, settings.seed)
+    return trainer.to(settings.device)
+
+
+def train(
+    settings: Settings, with_head: bool, checkpoint: Path, resume: bool = False, progress: Progress = lambda _: None
+) -> dict[str, Any]:
+    """Trains one run and evaluates it.
+
+    Batches and draws are functions of the seed and the iteration, so the checkpoint needs no generator states but the
+    head's own, which are in its ``state_dict``.
+
+    Args:
+        settings: What to train.
+        with_head: Whether the prototype head takes part.
+        checkpoint: File to write, and to go on from.
+        resume: Whether to go on from ``checkpoint`` if it exists.
+        progress: Told the number of finished iterations.
+
+    Returns:
+        Scores, histories and pictures of the run, as plain types and tensors.
+    """
+    data = settings.load_data()
+    trainer = build(settings, len(data.class_names), with_head)
+    batches = BatchSource(data, settings.size, settings.batch_size, settings.seed, trainer.strong_views)
+    optimizer = torch.optim.AdamW(
+        trainer.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations))
+    run = {"iteration": 0, "seconds": 0.0, "history": {}, "phases": [], "peak_memory": 0.0}
+    parts = {"trainer": trainer, "optimizer": optimizer, "schedule": schedule}
+    if resume and checkpoint.is_file():
+        run = load(checkpoint, settings, parts)
+
+    device = torch.device(settings.device)
+    started = time.perf_counter() - run["seconds"]
+    interval = max(1, settings.iterations // CHECKPOINTS)
+    for iteration in range(run["iteration"], settings.iterations):
+        trainer.train()
+        batch = batches(iteration).to(device)
+        run["phases"].append("baseline" if trainer.head is None else trainer.head.phase.value)
+        loss, losses = trainer.step(batch, iteration)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        trainer.after_step(iteration)
+        for name, value in losses.items():
+            run["history"].setdefault(name, []).append([iteration, value.item()])
+        progress(iteration + 1)
+        if (iteration + 1) % interval == 0 or iteration + 1 == settings.iterations:
+            run["iteration"] = iteration + 1
+            run["seconds"] = time.perf_counter() - started
+            run["peak_memory"] = max(run["peak_memory"], peak_memory(device))
+            save(checkpoint, settings, parts, run)
+    return run | summarize(trainer, data, batches, settings)
+
+
+def poly(iteration: int, total: int) -> float:
+    """Linear rise, then polynomial decay of power 0.9."""
+    rise = min(1.0, (iteration + 1) / (WARMUP_SHARE * total))
+    return rise * max(0.0, 1 - iteration / total) ** 0.9
+
+
+def save(path: Path, settings: Settings, parts: dict[str, Any], run: dict[str, Any]) -> None:
+    """Writes a checkpoint; a kill in between leaves the one before."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    temporary = path.with_suffix(".tmp")
+    torch.save({"settings": settings.to_dict(), "parts": state, "run": run}, temporary)
+    os.replace(temporary, path)
+
+
+def load(path: Path, settings: Settings, parts: dict[str, Any]) -> dict[str, Any]:
+    """Restores a checkpoint in place.
+
+    Raises:
+        ValueError: It was made with other settings.
+    """
+    saved = torch.load(path, map_location=settings.device, weights_only=True)
+    for name, value in settings.to_dict().items():
+        if saved["settings"].get(name) != value:
+            raise ValueError(
+                f"{path}: cannot resume, {name} was {saved['settings'].get(name)!r} and is now {value!r}; "
+                "use the same settings, or leave out --resume to start anew"
+            )
+    for name, part in parts.items():
+        part.load_state_dict(saved["parts"][name])
+    run: dict[str, Any] = saved["run"]
+    return run
+
+
+@torch.no_grad()
+def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, settings: Settings) -> dict[str, Any]:
+    """Scores, predictions, and what the representation looks like."""
+    trainer.eval()
+    predictions = predict(trainer.evaluated, data.test, settings.device)
+    pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
+    scores = evaluate(pairs, len(data.class_names))
+    summary: dict[str, Any] = {
+        "iou": scores.iou,
+        "boundary_iou": scores.boundary_iou,
+        "miou": scores.miou,
+        "boundary_miou": scores.boundary_miou,
+        "predictions": [prediction.to(torch.uint8) for prediction in predictions],
+    }
+    if trainer.head is not None:
+        batch = batches(settings.iterations - 1).to(torch.device(settings.device))
+        features = trainer.model(batch.images, features=len(batch.images)).features
+        rows, columns = (
+            torch.linspace(0, full - 1, low).round().long()
+            for full, low in zip(batch.labels.shape[-2:], features.shape[-2:], strict=True)
+        )
+        labels = batch.labels[:, rows][:, :, columns]
+        known = labels != IGNORE_INDEX
+        summary["points"] = features.movedim(1, -1)[known].cpu()
+        summary["point_classes"] = labels[known].cpu()
+        summary["prototypes"] = trainer.head.bank.prototypes.cpu()
+        summary["prototype_mask"] = trainer.head.bank.mask.cpu()
+    return summary
+
+
+def predict(model: CompactNet, pairs: Pairs, device: str) -> list[Tensor]:
+    """Class per pixel of every image, at the size of its label."""
+    predictions = []
+    for index in range(len(pairs)):
+        image = to_float(pairs[index][0][None]).to(device)
+        predictions.append(model(image).logits.argmax(1)[0].cpu())
+    return predictions
