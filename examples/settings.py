@@ -12,9 +12,10 @@ from brpg_lib.examples.data.camvid import load_camvid
 from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
 from brpg_lib.examples.data.folder import load_folder
 
-DIGIT_SCENES = {"labeled": 200, "unlabeled": 800, "test": 200}
+DIGIT_SCENES = {"labeled": 80, "unlabeled": 800, "test": 200}
 SIZES = {"digits": 33, "camvid": 129, "folder": 129}
 ITERATIONS = {"u2pl": 400, "unimatch": 320}
+LOSS_WEIGHTS = {"u2pl": 0.3, "unimatch": 0.1}  # the second trainer halves its own losses
 DATASETS = tuple(SIZES)
 FRAMEWORKS = tuple(ITERATIONS)
 
@@ -38,7 +39,6 @@ class Settings:
         weight_decay: Weight decay of AdamW.
         width: Width of the network.
         feature_dim: Channels of the representation.
-        loss_weight: Weight of the prototype loss.
     """
 
     framework: str
@@ -55,7 +55,6 @@ class Settings:
     weight_decay: float = 1e-2
     width: int = 32
     feature_dim: int = 32
-    loss_weight: float = 0.1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON and checkpoints."""
@@ -63,12 +62,12 @@ class Settings:
 
     @property
     def schedule(self) -> Schedule:
-        """Half of the training warms up, a tenth collects, the rest learns.
+        """A fifth of the training warms up, a twentieth collects, the rest learns.
 
-        From scratch, hardly any pixel is right before; and the projection is untrained while the queues fill, so the
-        features soon move away from the first prototypes. Hence the late start and the repeated clustering.
+        The projection is untrained while the queues fill first, and the features soon move away from the prototypes
+        made of them. Hence the repeated clustering.
         """
-        warmup, collect = self.iterations // 2, max(1, self.iterations // 10)
+        warmup, collect = self.iterations // 5, max(1, self.iterations // 20)
         total = max(self.iterations, warmup + collect)
         return Schedule(warmup=warmup, collect=collect, total=total, recluster_every=max(1, total // 20))
 
@@ -81,7 +80,7 @@ class Settings:
             unlabeled_samples_per_image=500,
             grid_size=min(32, (self.size - 1) // 2),
             momentum=0.95,
-            loss_weight=self.loss_weight,
+            loss_weight=LOSS_WEIGHTS[self.framework],
         )
 
     def load_data(self) -> SegmentationData:
