@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from brpg_lib.examples.metrics import boundary_band, evaluate, mean_of_present
+from brpg_lib.examples.report import most_changed
 
 
 def test_iou_by_hand():
@@ -44,3 +47,15 @@ def test_boundary_iou_ignores_what_is_far_from_boundaries():
 def test_mean_of_present():
     assert mean_of_present([None, 1.0, 3.0]) == 2
     assert mean_of_present([None]) == 0
+
+
+def test_examples_come_from_all_parts_of_the_test_set():
+    label = torch.zeros(2, 2, dtype=torch.long)
+    before = [torch.zeros(2, 2, dtype=torch.long) for _ in range(6)]
+    after = [prediction.clone() for prediction in before]
+    for index, changed in ((0, 3), (1, 4), (2, 2), (5, 1)):
+        after[index].view(-1)[:changed] = 1
+    data = SimpleNamespace(test=[(None, label)] * 6)
+    results = {"baseline": {"predictions": before}, "head": {"predictions": after}}
+    assert most_changed(results, data, 2) == [1, 5]
+    assert most_changed(results, data, 9) == [0, 1, 2, 3, 4, 5]
