@@ -86,7 +86,7 @@ def test_runs_are_the_same_until_the_head_has_a_say(framework, tmp_path):
     without = train(choices, False, tmp_path / "a.pt")
     with_head = train(choices, True, tmp_path / "b.pt")
     quiet = with_head["phases"].index("learn") + 1  # the first loss of the learn phase moves the next step's weights
-    assert quiet > 10
+    assert quiet > 4  # the steps before include some with every loss of the baseline
     for name, values in without["history"].items():
         early = [value for value in values if value[0] < quiet]
         assert early == with_head["history"][name][: len(early)]
