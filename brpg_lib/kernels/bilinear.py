@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,10 +28,31 @@ def read(
     """
     top, bottom, down = _taps(row, maps.shape[2], size[0], align_corners)
     left, right, along = _taps(column, maps.shape[3], size[1], align_corners)
-    taps = maps[image.repeat(4), :, torch.cat((top, top, bottom, bottom)), torch.cat((left, right, left, right))]
     up, back = 1 - down, 1 - along
     weights = torch.stack((up * back, up * along, down * back, down * along))
-    return (taps.float().view(4, len(row), maps.shape[1]) * weights[..., None]).sum(0)
+    rows, columns = torch.stack((top, top, bottom, bottom)), torch.stack((left, right, left, right))
+    values: Tensor = _WeightedTaps.apply(maps, image.expand(4, -1), rows, columns, weights)
+    return values
+
+
+class _WeightedTaps(torch.autograd.Function):
+    """Weighted sum of the taps. The gradient is summed in float32, and on the CPU always in the same order."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, image: Tensor, rows: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(image, rows, columns, weights)
+        ctx.shape, ctx.dtype = maps.shape, maps.dtype
+        taps = maps[image.flatten(), :, rows.flatten(), columns.flatten()].float()
+        return (taps.view(*weights.shape, maps.shape[1]) * weights[..., None]).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        image, rows, columns, weights = ctx.saved_tensors
+        batch, channels, height, width = ctx.shape
+        place = ((image * height + rows) * width + columns).flatten()
+        shares = (gradients[0] * weights[..., None]).flatten(0, 1)
+        total = shares.new_zeros(batch * height * width, channels).index_add_(0, place, shares)
+        return total.view(batch, height, width, channels).permute(0, 3, 1, 2).to(ctx.dtype), None, None, None, None
 
 
 def nearest(length: int, size: int, device: torch.device) -> Tensor:

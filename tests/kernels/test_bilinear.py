@@ -97,3 +97,20 @@ def test_memory_is_proportional_to_the_points() -> None:
     maps = torch.randn(1, 2, 4, 4)
     value = bilinear.read(maps, image, row, column, (100_000, 80_000), align_corners=True)
     assert_close(value[0], maps[0, :, -1, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_is_the_same_each_time_with_many_threads() -> None:
+    random = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 64, 9, 9, generator=random, requires_grad=True)
+    image, row, column = (torch.randint(high, (4000,), generator=random) for high in (2, 33, 33))
+    outer = torch.randn(4000, 64, generator=random)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        gradients = [
+            torch.autograd.grad(bilinear.read(maps, image, row, column, (33, 33), align_corners=True), maps, outer)[0]
+            for _ in range(10)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
