@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 		{ echo "Python 3.10 or newer is needed: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip setuptools
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --quiet --editable '.[dev]'
 	@touch $(STAMP)
 
 demo: setup
