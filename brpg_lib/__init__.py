@@ -13,6 +13,7 @@ from brpg_lib.queue import FeatureQueue
 from brpg_lib.sampler import ConfidenceSampler
 from brpg_lib.schedule import Phase, Schedule
 from brpg_lib.splitter import AdaptiveSplitter, Split
+from brpg_lib.tap import FeatureTap
 from brpg_lib.version import __version__
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "BRPGConfig",
     "ConfidenceSampler",
     "FeatureQueue",
+    "FeatureTap",
     "HeadOutput",
     "LabeledBatch",
     "OnlineClusterer",

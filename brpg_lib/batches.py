@@ -14,6 +14,7 @@ HIGH, LOW, FALLBACK = 0, 1, 2
 """Group indices of a sample: high confidence, low confidence, kept for rare classes."""
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class UnlabeledBatch:
         weak_features: ``(B', D, h', w')`` floating point, the teacher's features of the weak views. Needed where pixels
             are sampled; ``None`` elsewhere, or to sample labeled pixels only.
         weak_logits: ``(B', C, h', w')`` floating point, the teacher's logits at the resolution of ``weak_features``.
+        weak_valid: ``(B', H', W')`` bool, False where a weak view shows padding instead of an image; ``None`` if it
+            never does.
 
     Raises:
         ValueError: A shape, dtype or device is wrong, or two fields disagree; the message names the field.
@@ -76,11 +79,12 @@ class UnlabeledBatch:
     confidence: Tensor
     weak_features: Tensor | None = None
     weak_logits: Tensor | None = None
+    weak_valid: Tensor | None = None
 
     def __post_init__(self) -> None:
         _require_map("unlabeled.features", self.features)
         _require_pixels("unlabeled.pseudo_labels", self.pseudo_labels, self.features, INTEGER_DTYPES)
-        _require_pixels("unlabeled.confidence", self.confidence, self.features, None)
+        _require_pixels("unlabeled.confidence", self.confidence, self.features, FLOAT_DTYPES, "a floating-point")
         require(
             self.confidence.shape == self.pseudo_labels.shape,
             "unlabeled.confidence",
@@ -91,12 +95,16 @@ class UnlabeledBatch:
             both_missing = self.weak_features is None and self.weak_logits is None
             missing = "weak_features" if self.weak_features is None else "weak_logits"
             require(both_missing, f"unlabeled.{missing}", "weak_features and weak_logits together, or neither", None)
+            alone = self.weak_valid is not None
+            require(not alone, "unlabeled.weak_valid", "None without weak_features", describe(self.weak_valid))
             return
         _require_map("unlabeled.weak_features", self.weak_features)
         _require_same(
             "unlabeled.weak_features", self.weak_features, "unlabeled.features", self.features, lambda t: t.device
         )
         _require_logits("unlabeled.weak_logits", self.weak_logits, "unlabeled.weak_features", self.weak_features)
+        if self.weak_valid is not None:
+            _require_pixels("unlabeled.weak_valid", self.weak_valid, self.weak_features, (torch.bool,), "a bool")
 
     def check(self, num_classes: int, feature_dim: int, ignore_index: int) -> None:
         """Check against the sizes of the module that will use the batch, and the ranges of labels and confidence.
@@ -167,14 +175,14 @@ def _require_same(field: str, value: Tensor, other_field: str, other: Tensor, ke
     require(key(value) == key(other), field, expected, describe(value))
 
 
-def _require_pixels(field: str, value: object, features: Tensor, dtypes: tuple[torch.dtype, ...] | None) -> None:
-    """Require a ``(B, H, W)`` tensor of integers (or floating point, without ``dtypes``) beside ``features``."""
-    kind = "an integer" if dtypes else "a floating-point"
+def _require_pixels(
+    field: str, value: object, features: Tensor, dtypes: tuple[torch.dtype, ...], kind: str = "an integer"
+) -> None:
+    """Require a ``(B, H, W)`` tensor of one of ``dtypes`` beside ``features``."""
     valid = isinstance(value, Tensor) and value.ndim == 3 and value.numel() > 0
     if valid:
         assert isinstance(value, Tensor)
-        valid = value.dtype in dtypes if dtypes else value.is_floating_point()
-        valid = valid and value.shape[0] == features.shape[0] and value.device == features.device
+        valid = value.dtype in dtypes and value.shape[0] == features.shape[0] and value.device == features.device
     expected = f"{kind} tensor ({features.shape[0]}, H, W) on {features.device}, like the features"
     require(valid, field, expected, describe(value))
 

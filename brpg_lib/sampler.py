@@ -151,9 +151,12 @@ class ConfidenceSampler(StateModule):
         if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
             num_images += unlabeled.weak_features.shape[0]
             confidence, predicted = _probability(unlabeled.weak_logits).max(dim=1)
-            groups = torch.where(confidence >= config.confidence_threshold, HIGH, -1)
+            shown = torch.ones_like(predicted, dtype=torch.bool)
+            if unlabeled.weak_valid is not None:
+                shown = _labels_at(unlabeled.weak_valid, unlabeled.weak_features.shape[2:]).flatten() > 0
+            groups = torch.where(shown & (confidence >= config.confidence_threshold), HIGH, -1)
             pixels.append(_Pixels(unlabeled.weak_features, predicted, groups, confidence))
-            dropped = dropped + (~confidence.isfinite()).sum()
+            dropped = dropped + (shown & ~confidence.isfinite()).sum()
 
         high_cap, low_cap = config.samples_per_image * num_images, config.samples_per_image * num_labeled
         if config.separate_confidence:

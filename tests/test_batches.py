@@ -54,6 +54,7 @@ WRONG_UNLABELED: dict[str, tuple[Any, ...]] = {
     ),
     "weak_features": (*FLOAT_MAPS, torch.zeros(B, D, h, w, device="meta")),
     "weak_logits": (None, torch.zeros(B, C, h, w + 1), torch.zeros(B + 1, C, h, w), torch.zeros(B, C, h, w).long()),
+    "weak_valid": (PIXELS, PIXELS[0].bool(), PIXELS[:1].bool(), PIXELS.bool().to("meta"), True),
 }
 
 

@@ -58,7 +58,8 @@ def both(step: int) -> tuple[LabeledBatch, UnlabeledBatch]:
     """The images of both ranks as one batch."""
 
     def joined(one: Any, two: Any) -> dict[str, Tensor]:
-        return {name: torch.cat((getattr(one, name), getattr(two, name))).detach() for name in vars(one)}
+        given = [name for name, value in vars(one).items() if value is not None]
+        return {name: torch.cat((getattr(one, name), getattr(two, name))).detach() for name in given}
 
     parts = [images(step, index) for index in range(RANKS)]
     first, second = (joined(*pair) for pair in zip(*parts, strict=True))

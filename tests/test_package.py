@@ -16,17 +16,10 @@ import brpg_lib
 from brpg_lib.cli import main
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = ("AdaptiveSplitter", "BRPGConfig", "ConfidenceSampler", "FeatureQueue", "HeadOutput", "LabeledBatch")
-PUBLIC += ("OnlineClusterer", "Phase", "PrototypeBank", "PrototypeContrastiveLoss", "PrototypeHead", "Prototypes")
-PUBLIC += (
-    "ProjectionHead",
-    "Samples",
-    "Schedule",
-    "Split",
-    "UnlabeledBatch",
-    "prototype_contrastive_loss",
-    "__version__",
-)
+PUBLIC = ("AdaptiveSplitter", "BRPGConfig", "ConfidenceSampler", "FeatureQueue", "FeatureTap", "HeadOutput")
+PUBLIC += ("LabeledBatch", "OnlineClusterer", "Phase", "PrototypeBank", "PrototypeContrastiveLoss", "PrototypeHead")
+PUBLIC += ("Prototypes", "ProjectionHead", "Samples", "Schedule", "Split", "UnlabeledBatch")
+PUBLIC += ("prototype_contrastive_loss", "__version__")
 SUBPACKAGES = ("adapters", "benchmarks", "examples")
 
 SUBPACKAGE_FILES = f"import importlib\nfor n in {SUBPACKAGES}: print(importlib.import_module('brpg_lib.' + n).__file__)"
@@ -81,7 +74,7 @@ def test_subpackages_of_the_checkout(tmp_path: Path) -> None:
 def test_no_file_of_the_package_imports_upwards() -> None:
     """A module imports only from those nearer the ground."""
     order = ("version", "validation", "schedule", "config", "state", "kernels", "distributed", "batches", "diagnostics")
-    order += ("points", "queue", "sampler", "splitter", "clusterer", "bank", "loss", "projection", "head", "cli")
+    order += ("points", "queue", "sampler", "splitter", "clusterer", "bank", "loss", "projection", "head", "tap", "cli")
     for level, name in enumerate(order):
         source = ROOT / "brpg_lib" / name
         files = source.glob("*.py") if source.is_dir() else [source.with_suffix(".py")]

@@ -237,6 +237,23 @@ def test_logits_that_are_not_finite_are_dropped_and_counted() -> None:
     assert (found.groups == 2).sum() == batch.labels.numel() - 2
 
 
+def test_padding_of_weak_views_is_no_sample() -> None:
+    batch, other = labeled(), unlabeled()
+    valid = torch.ones(2, 40, 50, dtype=torch.bool)
+    valid[0, :, :25] = False
+    weak = other.weak_logits.clone()
+    weak[0, :, :, 0] = float("nan")
+    found = ConfidenceSampler(3)(batch, fresh(other, weak_logits=weak, weak_valid=valid))
+    assert int(found.dropped) == 0
+    columns = other.weak_features.shape[3]
+    shown = torch.arange(columns) * 50 // columns >= 25
+    cut = fresh(other, weak_features=other.weak_features[:1, ..., shown], weak_logits=other.weak_logits[:1, ..., shown])
+    rest = fresh(other, weak_features=other.weak_features[1:], weak_logits=other.weak_logits[1:])
+    parts = [ConfidenceSampler(3)(batch), ConfidenceSampler(3)(batch, cut), ConfidenceSampler(3)(batch, rest)]
+    assert len(found) == len(parts[1]) + len(parts[2]) - len(parts[0])
+    assert len(parts[1]) - len(parts[0]) > 0
+
+
 def test_a_class_that_is_impossible_is_no_error() -> None:
     batch = labeled()
     logits = batch.logits.clone()
