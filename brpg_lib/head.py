@@ -129,6 +129,12 @@ class PrototypeHead(StateModule):
         """Phase of the next call."""
         return self._phase_at(self._iteration)
 
+    @property
+    def samples_weak_views(self) -> bool:
+        """Whether the next call samples ``weak_features``; where not, a trainer may save the work of making them."""
+        phase = self.phase
+        return phase is Phase.COLLECT or (phase is Phase.LEARN and self.schedule.recluster_every is not None)
+
     def forward(
         self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, iteration: int | None = None
     ) -> HeadOutput:

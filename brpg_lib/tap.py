@@ -125,7 +125,7 @@ class FeatureTap:
 def _layer(module: nn.Module, path: str) -> nn.Module:
     bare = module
     while True:
-        layers = {name: layer for name, layer in bare.named_modules() if name}
+        layers: dict[str, nn.Module] = {name: layer for name, layer in bare.named_modules() if name}
         if path in layers:
             return layers[path]
         inner = next((child for name, child in bare.named_children() if name in WRAPPERS), None)

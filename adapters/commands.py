@@ -1,0 +1,184 @@
+"""``brpg patch``, ``brpg run`` and ``brpg list``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import linecache
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from .engine import PatchError
+from .framework import Framework, find_scripts
+from .registry import FRAMEWORKS
+
+STYLES = {"+": "green", "-": "red", "@": "cyan"}
+Command = Callable[[Sequence[str]], int]
+
+
+def one_line_errors(command: Command) -> Command:
+    """Whatever the user can mend is one line and exit status 2."""
+
+    @wraps(command)
+    def checked(argv: Sequence[str]) -> int:
+        try:
+            return command(argv)
+        except PatchError as error:
+            print(f"brpg {command.__name__.removesuffix('_command')}: {error}", file=sys.stderr)
+            return 2
+
+    return checked
+
+
+@one_line_errors
+def patch_command(argv: Sequence[str]) -> int:
+    """Write patched copies of a framework's scripts."""
+    parser = _parser("patch", "Write SCRIPT_brpg.py beside each training script; the originals are never touched.")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--diff", action="store_true", help="print the whole diff and write nothing")
+    action.add_argument("--check", action="store_true", help="say whether the scripts can be patched and write nothing")
+    action.add_argument("--output", type=Path, metavar="FILE", help="write to FILE; PATH must then be one script")
+    arguments = parser.parse_args(argv)
+    framework = _framework(arguments.framework)
+    mends = _mends(framework, arguments.mend)
+    scripts = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))
+    if arguments.output and len(scripts) > 1:
+        raise PatchError(f"--output takes one script: give {scripts[0]} as the path")
+    sources = [_read(script) for script in scripts]
+    patched = [framework.patch(script.name, source, mends) for script, source in zip(scripts, sources, strict=True)]
+    targets = [arguments.output or script.with_name(f"{script.stem}_brpg.py") for script in scripts]
+    console = Console(soft_wrap=True, highlight=False)
+    if arguments.check:
+        for script in scripts:
+            console.print(f"{script}: can be patched")
+        return 0
+    if not arguments.diff:
+        _write(dict(zip(targets, patched, strict=True)))
+    for script, target, source, result in zip(scripts, targets, sources, patched, strict=True):
+        _print_diff(console, source, result, (script.name, target.name), context=3 if arguments.diff else 0)
+        if not arguments.diff:
+            console.print(f"\n{target} written. Start it with\n  {_start_line(framework, script, target)}\n")
+    return 0
+
+
+@one_line_errors
+def run_command(argv: Sequence[str]) -> int:
+    """Patch a script in memory and run it, in as many processes as asked for."""
+    own, script_arguments = _split(argv)
+    parser = _parser("run", "Patch a training script in memory and run it. Its own arguments follow after --.")
+    parser.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="processes to start (default: 1)")
+    arguments = parser.parse_args(own)
+    framework = _framework(arguments.framework)
+    mends = _mends(framework, arguments.mend)
+    script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
+    patched = framework.patch(script.name, _read(script), mends)
+    if "RANK" in os.environ:  # a process that torchrun started
+        _execute(script, patched, script_arguments, script.parent if framework.runs_in_checkout else Path.cwd())
+        return 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
+    again = ["-m", "brpg_lib.cli", "run", framework.name, str(script), *(f"--mend={mend}" for mend in mends)]
+    return subprocess.run([*launcher, "--standalone", *again, "--", *script_arguments]).returncode
+
+
+@one_line_errors
+def list_command(argv: Sequence[str]) -> int:
+    """Show what can be patched."""
+    argparse.ArgumentParser(prog="brpg list", description="Show the frameworks that can be patched.").parse_args(argv)
+    for framework in FRAMEWORKS.values():
+        print(f"{framework.name}: {', '.join(framework.scripts)}")
+        print(f"  of {framework.repository}, known to work: {', '.join(framework.commits)}")
+        for name, mend in framework.mends.items():
+            print(f"  --mend {name}: {mend.summary}")
+    return 0
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description)
+    parser.add_argument("framework", help=", ".join(FRAMEWORKS))
+    parser.add_argument("path", type=Path, help="a checkout, or one of its training scripts")
+    parser.add_argument(
+        "--mend", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
+    )
+    return parser
+
+
+def _framework(name: str) -> Framework:
+    if name not in FRAMEWORKS:
+        raise PatchError(f"unknown framework {name!r}; known are {', '.join(FRAMEWORKS)}")
+    return FRAMEWORKS[name]
+
+
+def _mends(framework: Framework, names: Sequence[str]) -> list[str]:
+    for name in names:
+        if name not in framework.mends:
+            known = ", ".join(framework.mends)
+            raise PatchError(f"unknown bug {name!r} of {framework.name}; --mend knows {known}")
+    return list(names)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments before and after ``--``."""
+    arguments = list(argv)
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
+
+
+def _read(script: Path) -> str:
+    try:
+        with script.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PatchError(f"{script}: cannot be read: {error}") from None
+
+
+def _write(files: dict[Path, str]) -> None:
+    """Write all files or none; refuse to overwrite."""
+    for target in files:
+        if target.exists():
+            raise PatchError(f"{target}: exists already; remove it, or patch to another place with --output")
+    partial = {target: target.with_name(f".{target.name}.partial") for target in files}
+    try:
+        for target, source in files.items():
+            with partial[target].open("w", encoding="utf-8", newline="") as file:
+                file.write(source)
+        for target in files:
+            os.replace(partial[target], target)
+    except OSError as error:
+        for rest in partial.values():
+            if rest.exists():
+                rest.unlink()
+        message = f"{target.parent}: cannot be written to ({error.strerror}); patch to another place with --output"
+        raise PatchError(message) from None
+
+
+def _print_diff(console: Console, source: str, result: str, names: tuple[str, str], context: int) -> None:
+    lines = difflib.unified_diff(source.splitlines(), result.splitlines(), *names, n=context, lineterm="")
+    for line in lines:
+        console.print(Text(line, style=STYLES.get(line[:1], "")))
+
+
+def _start_line(framework: Framework, script: Path, target: Path) -> str:
+    """The command that starts a patched script; its arguments are an example."""
+    folder = script.parent / framework.folder
+    processes = max(1, torch.cuda.device_count())
+    imports = "" if target.parent == script.parent else f"PYTHONPATH={os.path.relpath(script.parent, folder)} "
+    path = os.path.relpath(target, folder)
+    return f"cd {folder} && {imports}torchrun --nproc_per_node={processes} {path} {framework.start[script.name]}"
+
+
+def _execute(script: Path, source: str, arguments: list[str], folder: Path) -> None:
+    """Run a source as if it were the script."""
+    name = f"{script} (patched)"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
+    os.chdir(folder)
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    exec(compile(source, name, "exec"), {"__name__": "__main__", "__file__": str(script)})

@@ -1,0 +1,94 @@
+"""What an adapter declares about a framework, and how its scripts are found and patched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .engine import Edit, PatchError, patch
+
+MARK = "brpg_lib"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mend:
+    """An upstream bug that ``--mend`` repairs.
+
+    Attributes:
+        summary: The bug, in one line.
+        edits: The repair, for each script that has the bug.
+    """
+
+    summary: str
+    edits: Mapping[str, Sequence[Edit]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framework:
+    """An upstream repository and how its training scripts are patched.
+
+    Attributes:
+        name: Its name on the command line.
+        repository: Where it comes from.
+        commits: Commits known to work.
+        scripts: The edits of each script, by file name.
+        start: Arguments that start each script, by file name; an example for the user to adapt.
+        folder: Folder of the checkout that the example starts in.
+        runs_in_checkout: Whether the scripts read files relative to the checkout.
+        mends: Upstream bugs that are left alone unless asked for, by name.
+    """
+
+    name: str
+    repository: str
+    commits: Sequence[str]
+    scripts: Mapping[str, Sequence[Edit]]
+    start: Mapping[str, str]
+    folder: str = "."
+    runs_in_checkout: bool = True
+    mends: Mapping[str, Mend] = field(default_factory=dict)
+
+    def patch(self, script: str, source: str, mends: Sequence[str] = ()) -> str:
+        """The source of ``script`` with the head in it.
+
+        Args:
+            script: File name of one of the framework's scripts.
+            source: Its source.
+            mends: Names of upstream bugs to repair too.
+
+        Raises:
+            PatchError: The source is patched already, or an edit does not fit it.
+        """
+        if MARK in source:
+            raise PatchError(f"{script}: it imports {MARK} already; patch the original instead")
+        edits = list(self.scripts[script])
+        for name in mends:
+            edits += self.mends[name].edits.get(script, ())
+        try:
+            return patch(source, edits)
+        except PatchError as error:
+            known = ", ".join(self.commits)
+            raise PatchError(f"{script}: found {error}; known to work: {self.repository} at {known}") from None
+
+
+def find_scripts(framework: Framework, path: Path, others: Sequence[Framework]) -> list[Path]:
+    """The scripts to patch: one, if ``path`` is a file, or all that a checkout has.
+
+    Raises:
+        PatchError: There is none.
+    """
+    names = " or ".join(framework.scripts)
+    if not path.exists():
+        raise PatchError(f"{path}: no such file or folder")
+    if path.is_file():
+        if path.name not in framework.scripts:
+            raise PatchError(f"{path.name}: expected {names} of {framework.repository}")
+        return [path]
+    found = [path / script for script in framework.scripts if (path / script).is_file()]
+    if len(found) == len(framework.scripts):
+        return found
+    fitting = [other.name for other in others if all((path / script).is_file() for script in other.scripts)]
+    hint = f"; it looks like {' or '.join(fitting)}" if fitting else f"; expected a checkout of {framework.repository}"
+    if not found or fitting:
+        raise PatchError(f"{path}: has no {names}{hint}")
+    return found

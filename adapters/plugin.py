@@ -1,0 +1,287 @@
+"""What a patched script holds: the head, the projection, the taps, and one file for their state."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brpg_lib import FeatureTap, LabeledBatch, Phase, ProjectionHead, PrototypeHead, UnlabeledBatch
+from brpg_lib.distributed import rank, world_size
+from brpg_lib.validation import require
+
+from .settings import Settings
+
+
+class Writer(Protocol):
+    """A TensorBoard writer."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> object:
+        """Log one number."""
+
+
+class Plugin(nn.Module):
+    """Holds all that a patched script adds, as the yaml's ``brpg:`` section says.
+
+    With ``enabled: false`` every method does nothing, and the script guards its own few lines with ``if brpg.enabled``.
+
+    Args:
+        section: The yaml's ``brpg:`` section, or ``None``. See :class:`~brpg_lib.adapters.settings.Settings`.
+        dataset: The script's name of the dataset, which chooses the preset.
+        num_classes: Number of classes C.
+        feature_dim: Channels D of the features, unless the section says otherwise.
+        epochs: Epochs of the training.
+        iters_per_epoch: Iterations of one epoch.
+        ignore_index: Label of pixels without a class.
+        logger: Told by rank 0 when a phase begins.
+
+    Raises:
+        ValueError: The section has an unknown key or a value out of range.
+    """
+
+    def __init__(
+        self,
+        section: Mapping[str, Any] | None,
+        *,
+        dataset: str,
+        num_classes: int,
+        feature_dim: int,
+        epochs: int,
+        iters_per_epoch: int,
+        ignore_index: int = 255,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        super().__init__()
+        settings = Settings.from_section(
+            section,
+            dataset=dataset,
+            epochs=epochs,
+            iters_per_epoch=iters_per_epoch,
+            feature_dim=feature_dim,
+            ignore_index=ignore_index,
+        )
+        self.enabled = settings is not None
+        self._logger = logger if rank() == 0 else None
+        self._scalars: dict[str, Tensor] = {}
+        self._phase: Phase | None = None
+        if settings is None:
+            return
+        self._settings = settings
+        self.head = PrototypeHead(
+            num_classes,
+            settings.feature_dim,
+            settings.schedule,
+            settings.config,
+            seed=settings.seed,
+            queue_dtype=settings.queue_dtype,
+            queue_device=settings.queue_device,
+        )
+
+    def tap(
+        self, model: nn.Module, *, features: str, logits: str, teacher: nn.Module | None = None, stride: int = 1
+    ) -> None:
+        """Listen to two layers.
+
+        Args:
+            model: The student.
+            features: Dotted name of the layer whose output is the decoder's features ``(B, in_channels, h, w)``.
+            logits: Name of the layer whose output is the logits ``(B, C, h, w)``, of the same size.
+            teacher: The EMA teacher, if there is one; heard within :meth:`teacher_pass` only.
+            stride: Each map is shrunk by it, for decoders whose maps are nearly as large as the image.
+        """
+        if not self.enabled:
+            return
+        self._stride = stride
+        self._taps = [FeatureTap(model, path).open() for path in (features, logits)]
+        if teacher is not None:
+            self._teacher_taps = [FeatureTap(teacher, path, grad=False) for path in (features, logits)]
+
+    def take(self, calls: int) -> list[tuple[Tensor, Tensor]]:
+        """Features and logits of each training pass of the student in this step.
+
+        Args:
+            calls: Training passes that the step made.
+
+        Raises:
+            RuntimeError: It made more or fewer.
+        """
+        return self._pairs(self._taps, calls)
+
+    def take_teacher(self) -> tuple[Tensor, Tensor]:
+        """Features and logits of the teacher's one pass in the last :meth:`teacher_pass`."""
+        return self._pairs(self._teacher_taps, 1)[0]
+
+    @contextmanager
+    def teacher_pass(self) -> Iterator[None]:
+        """``torch.no_grad()`` around the teacher's pass, which is then there to take."""
+        with torch.no_grad():
+            if not self.enabled:
+                yield
+                return
+            features, logits = self._teacher_taps
+            with features, logits:
+                yield
+
+    def _pairs(self, taps: list[FeatureTap], calls: int) -> list[tuple[Tensor, Tensor]]:
+        features, logits = ([self._shrink(output) for output in tap.take(calls)] for tap in taps)
+        return list(zip(features, logits, strict=True))
+
+    def _shrink(self, x: Tensor) -> Tensor:
+        if self._stride == 1:
+            return x
+        size = [-(-side // self._stride) for side in x.shape[2:]]
+        return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+    def add_projection(self, in_channels: int, group: dict[str, Any], *, teacher: bool = False) -> None:
+        """Add the representation branch, trained by the script's optimizer in one of its groups.
+
+        It stands in its own DistributedDataParallel: the script's networks, and what it does to all of their parameters
+        and buffers, stay as they are.
+
+        Args:
+            in_channels: Channels of the decoder's features.
+            group: The optimizer's group of the decoder. The script goes on setting its learning rate.
+            teacher: Keep an EMA copy for the teacher's features, moved by :meth:`update_teacher`.
+        """
+        if not self.enabled:
+            return
+        device = group["params"][0].device
+        with torch.random.fork_rng(devices=[]):  # the script's own draws stay those of a run without the plug-in
+            torch.manual_seed(self._settings.seed)
+            projection: nn.Module = ProjectionHead(in_channels, self._settings.feature_dim)
+        if device.type == "cuda":
+            projection = nn.SyncBatchNorm.convert_sync_batchnorm(projection)
+        self.projection = projection.to(device)
+        group["params"].extend(self.projection.parameters())
+        if teacher:
+            self.teacher_projection = copy.deepcopy(self.projection).eval().requires_grad_(False)
+        self._parallel = [self.projection]  # in a list, to keep the wrapper's names out of the state
+        if world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            wrapper = nn.parallel.DistributedDataParallel(self.projection, device_ids=ids, broadcast_buffers=False)
+            self._parallel = [wrapper]
+
+    def project(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        """Representations ``(B, D, h, w)`` of the student's feature maps, in one pass."""
+        together: Tensor = self._parallel[0](torch.cat(maps))
+        parts: tuple[Tensor, ...] = together.split([len(part) for part in maps])
+        return parts
+
+    def weak_view(self, features: Tensor, logits: Tensor, valid: Tensor | None = None) -> dict[str, Tensor | None]:
+        """The weak view's fields of an :class:`UnlabeledBatch`; none in steps that sample nothing, to save the work.
+
+        Args:
+            features: ``(B, in_channels, h, w)`` decoder features.
+            logits: ``(B, C, h, w)``.
+            valid: ``(B, H, W)`` bool, False in padding.
+        """
+        if not self.head.samples_weak_views:
+            return {}
+        projection = getattr(self, "teacher_projection", self.projection)
+        training = projection.training
+        with torch.no_grad():
+            weak_features = projection.eval()(features)
+        projection.train(training)
+        return {"weak_features": weak_features, "weak_logits": logits.detach(), "weak_valid": valid}
+
+    @torch.no_grad()
+    def update_teacher(self, ratio: float) -> None:
+        """Move the teacher's projection: ``ratio`` of it stays, the rest is the student's."""
+        if not self.enabled:
+            return
+        student = self.projection.state_dict()
+        for name, kept in self.teacher_projection.state_dict().items():
+            if kept.is_floating_point():
+                kept.lerp_(student[name], 1 - ratio)
+            else:
+                kept.copy_(student[name])
+
+    def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, iteration: int) -> Tensor:
+        """The weighted prototype loss of a step, to be added to the script's own; 0 before the learn phase."""
+        output = self.head(labeled, unlabeled, iteration=iteration)
+        self._scalars = {"loss": output.loss.detach(), **output.metrics}
+        self._announce(output.phase, iteration)
+        return output.loss
+
+    def _announce(self, phase: Phase, iteration: int) -> None:
+        if self._logger is not None and phase is not self._phase:
+            what = {
+                Phase.WARMUP: "warm-up",
+                Phase.COLLECT: "collecting features",
+                Phase.LEARN: f"learning with {int(self.head.bank.mask.sum())} prototypes",
+            }
+            self._logger.info(f"brpg: {what[phase]} from iteration {iteration}")
+        self._phase = phase
+
+    def log(self, writer: Writer, iteration: int) -> None:
+        """Write the last step's loss and metrics under ``brpg/``."""
+        if not self._scalars:
+            return
+        numbers = torch.stack([value.double() for value in self._scalars.values()]).tolist()  # one copy from the device
+        for name, number in zip(self._scalars, numbers, strict=True):
+            writer.add_scalar(f"brpg/{name}", number, iteration)
+
+    def save(self, checkpoint: str | os.PathLike[str], epoch: int) -> None:
+        """Write the plug-in's state beside the script's checkpoint, before the script writes that.
+
+        ``latest.pth`` gets ``latest.brpg.pth``, and the state before it stays as ``latest.brpg.previous.pth``: a
+        training killed between the two writes finds the state that belongs to the checkpoint it has. Each file appears
+        whole or not at all.
+
+        Args:
+            checkpoint: Where the script saves.
+            epoch: What the script calls the epoch in its checkpoint.
+        """
+        if not self.enabled:
+            return
+        current, previous = _beside(checkpoint)
+        current.parent.mkdir(parents=True, exist_ok=True)
+        partial = current.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            torch.save({"epoch": int(epoch), "plugin": self.state_dict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if current.exists():
+            os.replace(current, previous)
+        os.replace(partial, current)
+
+    def load(self, checkpoint: str | os.PathLike[str], epoch: int) -> None:
+        """Read the state that :meth:`save` wrote with this checkpoint.
+
+        Args:
+            checkpoint: What the script resumes from.
+            epoch: The epoch in that checkpoint.
+
+        Raises:
+            ValueError: There is no state of that epoch, or it is of a head with other settings, or the plug-in is
+                disabled and the checkpoint was trained with it.
+        """
+        files = [file for file in _beside(checkpoint) if file.exists()]
+        name = Path(checkpoint).name
+        if not self.enabled:
+            message = f"{name} was trained with the head: set enabled: true, or save to another place"
+            require(not files, "brpg.enabled", "true", f"false ({message})")
+            return
+        epochs = []
+        for file in files:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if state["epoch"] == epoch:
+                self.load_state_dict(state["plugin"])
+                return
+            epochs.append(state["epoch"])
+        found = f"epochs {epochs}" if epochs else "none: it was trained without, so set enabled: false, or start anew"
+        raise ValueError(f"brpg: expected a state of epoch {epoch} beside {checkpoint}, found {found}")
+
+
+def _beside(checkpoint: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Files for the present and the previous state."""
+    path = Path(checkpoint)
+    return path.with_suffix(".brpg.pth"), path.with_suffix(".brpg.previous.pth")
