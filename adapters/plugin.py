@@ -166,7 +166,7 @@ class Plugin(nn.Module):
         self._parallel = [self.projection]  # in a list, to keep the wrapper's names out of the state
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
-            wrapper = nn.parallel.DistributedDataParallel(self.projection, device_ids=ids, broadcast_buffers=False)
+            wrapper = nn.parallel.DistributedDataParallel(self.projection, device_ids=ids)
             self._parallel = [wrapper]
 
     def project(self, *maps: Tensor) -> tuple[Tensor, ...]:

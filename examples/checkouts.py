@@ -1,0 +1,193 @@
+"""What a checkout of U2PL or UniMatch needs to train for a minute: made-up data, random weights, a small configuration."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
+
+LABELED, UNLABELED, VAL = 4, 8, 2
+SIDE = 66
+FILES = ("JPEGImages/{0}.jpg", "SegmentationClassAug/{0}.png")
+NUM_CLASSES = len(CLASS_NAMES)
+BRPG = {
+    "samples_per_image": 200,
+    "queue_size": 500,
+    "grid_size": 16,
+    "unlabeled_samples_per_image": 100,
+    "pseudo_threshold_range": [0.1, 0.2],
+    "rare_class_fallback": True,
+}
+"""The ``brpg:`` section: sizes for small images; settings with which even an untrained network gives all classes prototypes."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder that a script can train in.
+
+    Attributes:
+        folder: Working directory.
+        arguments: Arguments of the script.
+        checkpoint: Where the script saves.
+    """
+
+    folder: Path
+    arguments: Sequence[str]
+    checkpoint: Path
+
+
+def write_images(folder: Path) -> dict[str, list[str]]:
+    """Digit scenes in the layout of PASCAL VOC. Returns the names in each split."""
+    for kind in FILES:
+        (folder / kind).parent.mkdir(parents=True, exist_ok=True)
+    names: dict[str, list[str]] = {}
+    for split, count in (("labeled", LABELED), ("unlabeled", UNLABELED), ("test", VAL)):
+        names[split] = [f"{split}{index}" for index in range(count)]
+        for name, (image, label) in zip(names[split], DigitScenes(split, count), strict=True):
+            for kind, pixels in zip(FILES, (image.permute(1, 2, 0), label), strict=True):
+                picture = Image.fromarray(pixels.numpy().astype(np.uint8))
+                picture.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(folder / kind.format(name))
+    return names
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """A list file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def python(code: str, folder: Path) -> None:
+    """Run code that imports from a checkout, in a process of its own."""
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+
+
+def unimatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for UniMatch."""
+    code = "import sys, torch; from model.backbone.resnet import resnet50; torch.save(resnet50().state_dict(), {!r})"
+    model = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
+    return _unimatch(checkout, folder, epochs, brpg, model | {"model": "deeplabv3plus", "crop_size": 65}, code)
+
+
+def unimatch_v2(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for UniMatch V2."""
+    code = (
+        "import torch; from model.backbone.dinov2 import DINOv2; "
+        "torch.save(DINOv2(model_name='small').state_dict(), {!r})"
+    )
+    model = {"backbone": "dinov2_small", "model": "dpt", "lock_backbone": False, "crop_size": 70}
+    return _unimatch(checkout, folder, epochs, brpg, model, code)
+
+
+def _unimatch(
+    checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any], model: dict[str, Any], weights: str
+) -> Workspace:
+    names = write_images(folder / "data")
+    lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "splits/pascal/val.txt"}
+    for split, path in lists.items():
+        write_lines(folder / path, [" ".join(FILES).format(name) for name in names[split]])
+    config = model | {
+        "dataset": "pascal",
+        "nclass": NUM_CLASSES,
+        "data_root": "data",
+        "epochs": epochs,
+        "batch_size": 2,
+        "lr": 1e-5 if model["model"] == "dpt" else 1e-3,
+        "lr_multi": 10.0,
+        "criterion": {"name": "CELoss", "kwargs": {"ignore_index": 255}},
+        "conf_thresh": 0.95,
+        "brpg": brpg,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    pretrained = folder / f"pretrained/{config['backbone']}.pth"
+    if not pretrained.exists():
+        pretrained.parent.mkdir()
+        torch.manual_seed(0)
+        python(weights.format(str(pretrained)), checkout)
+    arguments = ["--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt"]
+    return Workspace(folder, [*arguments, "--save-path=exp"], folder / "exp/latest.pth")
+
+
+def u2pl(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for U2PL."""
+    names = write_images(folder / "VOC")
+    for split, path in {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "val.txt"}.items():
+        write_lines(folder / "splits/pascal" / path, names[split])
+    crop = {"type": "rand", "size": [65, 65]}
+    dataset = {
+        "type": "pascal_semi",
+        "train": {"data_root": "VOC", "data_list": "splits/pascal/labeled.txt", "flip": True, "crop": crop},
+        "val": {"data_root": "VOC", "data_list": "splits/pascal/val.txt", "crop": crop | {"type": "center"}},
+        "batch_size": 2,
+        "n_sup": 10582 - UNLABELED,  # U2PL draws the rest of PASCAL's 10582 images per epoch
+        "workers": 0,
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "ignore_label": 255,
+    }
+    contrastive = {
+        "negative_high_entropy": True,
+        "low_rank": 3,
+        "high_rank": 8,
+        "current_class_threshold": 0.3,
+        "current_class_negative_threshold": 1,
+        "unsupervised_entropy_ignore": 80,
+        "low_entropy_threshold": 20,
+        "num_negatives": 50,
+        "num_queries": 32,
+        "temperature": 0.5,
+    }
+    trainer = {
+        "epochs": epochs,
+        "eval_on": True,
+        "optimizer": {"type": "SGD", "kwargs": {"lr": 0.001, "momentum": 0.9, "weight_decay": 0.0001}},
+        "lr_scheduler": {"mode": "poly", "kwargs": {"power": 0.9}},
+        "unsupervised": {"drop_percent": 80, "apply_aug": "cutmix"},
+        "contrastive": contrastive,
+    }
+    encoder = {
+        "type": "u2pl.models.resnet.resnet50",
+        "kwargs": {
+            "multi_grid": True,
+            "zero_init_residual": True,
+            "fpn": True,
+            "replace_stride_with_dilation": [False, True, True],
+            "pretrained": False,
+        },
+    }
+    decoder = {
+        "type": "u2pl.models.decoder.dec_deeplabv3_plus",
+        "kwargs": {"inner_planes": 256, "dilations": [1, 2, 3]},
+    }
+    config = {
+        "dataset": dataset,
+        "trainer": trainer,
+        "saver": {"snapshot_dir": "checkpoints", "pretrain": "", "auto_resume": True},
+        "criterion": {"type": "CELoss", "kwargs": {"use_weight": False}},
+        "net": {
+            "num_classes": NUM_CLASSES,
+            "sync_bn": False,
+            "ema_decay": 0.99,
+            "encoder": encoder,
+            "decoder": decoder,
+        },
+        "brpg": brpg,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return Workspace(folder, ["--config=config.yaml", "--seed=0"], folder / "checkpoints/ckpt.pth")
+
+
+WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = {
+    "u2pl": u2pl,
+    "unimatch": unimatch,
+    "unimatch-v2": unimatch_v2,
+}

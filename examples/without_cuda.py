@@ -1,0 +1,59 @@
+"""Runs a script that insists on CUDA and NCCL on a machine without: ``python -m brpg_lib.examples.without_cuda SCRIPT ...``.
+
+For trying a training script out, not for training: ``.cuda()`` leaves everything on the CPU, NCCL becomes gloo, and
+synchronized batch norm becomes plain batch norm. Works under torchrun too.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+_init_process_group = dist.init_process_group
+
+
+class _DistributedDataParallel(nn.parallel.DistributedDataParallel):
+    """Takes no notice of device indices."""
+
+    def __init__(self, module: nn.Module, device_ids: Any = None, output_device: Any = None, **options: Any) -> None:
+        super().__init__(module, **options)
+
+
+def stay_on_the_cpu() -> None:
+    """Change this process so that CUDA calls do nothing."""
+
+    def itself(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return x
+
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
+        _init_process_group("gloo", *args, **kwargs)
+
+    for owner in (torch.Tensor, nn.Module, torch.UntypedStorage):
+        owner.cuda = itself  # type: ignore[attr-defined, method-assign]
+    torch.cuda.device_count = lambda: 1
+    torch.cuda.set_device = lambda device: None
+    dist.init_process_group = init_process_group
+    nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[misc]
+    nn.SyncBatchNorm.convert_sync_batchnorm = itself  # type: ignore[method-assign]
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def main() -> None:
+    """Run the script named on the command line."""
+    script, *arguments = sys.argv[1:]
+    if not torch.cuda.is_available():
+        stay_on_the_cpu()
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).resolve().parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Runs a training script on the CPU and writes down what its plug-in does, call by call and rank by rank.
+
+``recorder.py FOLDER KILL_AT SCRIPT ARGUMENTS...``: each rank appends one line of JSON per call to ``FOLDER/RANK.jsonl``, and
+kills itself without warning where iteration KILL_AT begins (-1: never).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import runpy
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brpg_lib.adapters.plugin import Plugin
+from brpg_lib.examples.without_cuda import stay_on_the_cpu
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """A fingerprint of the exact values."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def state(plugin: Plugin) -> str:
+    """A fingerprint of what must be equal on all ranks."""
+    head = plugin.head
+    return digest([head.bank.prototypes, head.bank.mask, head.queue.rows])
+
+
+def record(plugin_forward: Any, folder: Path, kill_at: int) -> Any:
+    def forward(self: Plugin, *args: Any, iteration: int, **kwargs: Any) -> Tensor:
+        if iteration == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        learnable = list(self.projection.parameters()) if hasattr(self, "projection") else []
+        line = {
+            "iteration": iteration,
+            "before": state(self),
+            # what the script's last backward pass left, averaged by DDP
+            "gradients": digest(p.grad for p in learnable if p.grad is not None),
+            "moving": any(p.grad is not None and bool(p.grad.any()) for p in learnable),
+            "weights": digest(learnable),
+        }
+        loss: Tensor = plugin_forward(self, *args, iteration=iteration, **kwargs)
+        line |= {
+            "phase": self._phase.value if self._phase else None,
+            "loss": loss.item(),
+            "requires_grad": loss.requires_grad,
+            "after": state(self),
+            "prototypes": int(self.head.bank.mask.sum()),
+            "rows": int(self.head.queue.rows.sum()),
+        }
+        with (folder / f"{os.environ['RANK']}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return loss
+
+    return forward
+
+
+def main() -> None:
+    folder, kill_at, script, *arguments = sys.argv[1:]
+    rank = int(os.environ["RANK"])
+    if not torch.cuda.is_available():
+        stay_on_the_cpu()
+        torch.set_num_threads(1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(rank)
+    Plugin.forward = record(Plugin.forward, Path(folder), int(kill_at))  # type: ignore[method-assign]
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).resolve().parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

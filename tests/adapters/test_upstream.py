@@ -1,0 +1,46 @@
+"""The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds clones U2PL, UniMatch and UniMatch-V2."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from training import SCRIPTS, train
+
+pytestmark = pytest.mark.upstream
+FOLDERS = {"u2pl": "U2PL", "unimatch": "UniMatch", "unimatch-v2": "UniMatch-V2"}
+
+
+def checkout(framework: str) -> Path:
+    return Path(os.environ["BRPG_UPSTREAM"]) / FOLDERS[framework]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+def test_trains_is_killed_and_resumes(framework: str, script: str, processes: int, tmp_path: Path) -> None:
+    options = {"processes": processes, "epochs": 4}
+    steps = 4 // processes
+    first = train(framework, script, checkout(framework), tmp_path, **options, kill_at=3 * steps + 1, name="first")
+    assert first.returncode != 0, first.log
+    for rank in range(processes):
+        calls = first.calls[rank]
+        assert [call["iteration"] for call in calls] == list(range(3 * steps + 1)), first.log
+        assert first.phases(rank) == ["warmup"] * steps + ["collect"] * steps + ["learn"] * (steps + 1)
+        assert all(call["loss"] > 0 for call in calls[2 * steps :])
+        assert all(call["loss"] == 0 for call in calls[: 2 * steps])
+        assert calls[-1]["prototypes"] > 0
+    second = train(framework, script, checkout(framework), tmp_path, **options, name="second")
+    assert second.returncode == 0, second.log
+    for rank in range(processes):
+        calls = second.calls[rank]
+        assert [call["iteration"] for call in calls] == list(range(3 * steps, 4 * steps)), second.log
+        assert calls[0]["before"] == first.calls[rank][3 * steps - 1]["after"], "the prototypes of the checkpoint"
+        assert all(call["loss"] > 0 for call in calls)
+    for run in (first, second):
+        for calls in zip(*run.calls, strict=True):
+            for key in ("after", "gradients", "weights"):
+                assert len({call[key] for call in calls}) == 1, f"{key} differs between ranks"
+    for run in (first, second):
+        final = run.calls[0][-1]
+        print(f"{framework} {script} x{processes}: loss {final['loss']:.3f}, {final['prototypes']} prototypes")

@@ -1,0 +1,89 @@
+"""Trains a patched or unpatched script of a checkout in processes of its own, and tells what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from brpg_lib.adapters.registry import FRAMEWORKS
+from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace
+
+RECORDER = Path(__file__).with_name("recorder.py")
+SCRIPTS = [(framework.name, script) for framework in FRAMEWORKS.values() for script in framework.scripts]
+"""All scripts that can be patched, with the framework they belong to."""
+
+
+@dataclass
+class Run:
+    """One training.
+
+    Attributes:
+        returncode: Of the launcher.
+        log: What all processes printed.
+        calls: The plug-in's calls, for each rank.
+        workspace: Where it ran.
+    """
+
+    returncode: int
+    log: str
+    workspace: Workspace
+    calls: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def phases(self, rank: int = 0) -> list[str]:
+        """Phase of each call."""
+        return [call["phase"] for call in self.calls[rank]]
+
+
+def train(
+    framework: str,
+    script: str,
+    checkout: Path,
+    folder: Path,
+    *,
+    patched: bool = True,
+    processes: int = 1,
+    epochs: int = 3,
+    brpg: dict[str, Any] | None = None,
+    kill_at: int = -1,
+    name: str = "run",
+) -> Run:
+    """Train in ``folder``; a second call there resumes.
+
+    Args:
+        framework: Name of the framework.
+        script: File name of the script.
+        checkout: The upstream checkout, or a stand-in.
+        folder: Workspace.
+        patched: Whether to patch the script first (upstream bugs of tiny runs are mended either way).
+        processes: Number of ranks.
+        epochs: Epochs of the whole training.
+        brpg: The yaml's section; None for one that suits tiny images.
+        kill_at: Iteration in which all ranks kill themselves; -1 for never.
+        name: Names the records of this run.
+    """
+    found = FRAMEWORKS[framework]
+    workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG if brpg is None else brpg)
+    source = (checkout / script).read_text()
+    if patched:
+        target = folder / script.replace(".py", "_brpg.py")
+        target.write_text(found.patch(script, source, [m for m in found.mends if m != "frozen-rate"]))
+    else:
+        target = folder / script
+        target.write_text(source.replace("len(trainloader_u) // 8", "max(1, len(trainloader_u) // 8)"))
+    records = folder / name
+    records.mkdir()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, str(RECORDER), str(records), str(kill_at), str(target), *workspace.arguments]
+    environment = os.environ | {"PYTHONPATH": str(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    calls = [
+        [json.loads(line) for line in (records / f"{rank}.jsonl").read_text().splitlines()]
+        for rank in range(processes)
+        if (records / f"{rank}.jsonl").exists()
+    ]
+    return Run(done.returncode, done.stdout + done.stderr, workspace, calls)
