@@ -6,6 +6,7 @@ import argparse
 import difflib
 import linecache
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -84,7 +85,8 @@ def run_command(argv: Sequence[str]) -> int:
         _execute(script, patched, script_arguments, script.parent if framework.runs_in_checkout else Path.cwd())
         return 0
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
-    again = ["-m", "brpg_lib.cli", "run", framework.name, str(script), *(f"--mend={mend}" for mend in mends)]
+    adapter = framework.name if framework.name in FRAMEWORKS else os.path.abspath(arguments.framework)
+    again = ["-m", "brpg_lib.cli", "run", adapter, str(script), *(f"--mend={mend}" for mend in mends)]
     return subprocess.run([*launcher, "--standalone", *again, "--", *script_arguments]).returncode
 
 
@@ -102,7 +104,7 @@ def list_command(argv: Sequence[str]) -> int:
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description)
-    parser.add_argument("framework", help=", ".join(FRAMEWORKS))
+    parser.add_argument("framework", help=f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours")
     parser.add_argument("path", type=Path, help="a checkout, or one of its training scripts")
     parser.add_argument(
         "--mend", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
@@ -111,9 +113,17 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def _framework(name: str) -> Framework:
-    if name not in FRAMEWORKS:
-        raise PatchError(f"unknown framework {name!r}; known are {', '.join(FRAMEWORKS)}")
-    return FRAMEWORKS[name]
+    """A framework by name, or ``FRAMEWORK`` of a Python file: an adapter of the user's own."""
+    if name in FRAMEWORKS:
+        return FRAMEWORKS[name]
+    if not name.endswith(".py"):
+        raise PatchError(f"unknown framework {name!r}; known are {', '.join(FRAMEWORKS)}, or FILE.py with an adapter")
+    if not Path(name).is_file():
+        raise PatchError(f"{name}: no such file")
+    framework = runpy.run_path(name).get("FRAMEWORK")
+    if not isinstance(framework, Framework):
+        raise PatchError(f"{name}: expected FRAMEWORK = Framework(...), found {type(framework).__name__}")
+    return framework
 
 
 def _mends(framework: Framework, names: Sequence[str]) -> list[str]:
@@ -152,9 +162,8 @@ def _write(files: dict[Path, str]) -> None:
         for target in files:
             os.replace(partial[target], target)
     except OSError as error:
-        for rest in partial.values():
-            if rest.exists():
-                rest.unlink()
+        for written in (*partial.values(), *files):
+            written.unlink(missing_ok=True)
         message = f"{target.parent}: cannot be written to ({error.strerror}); patch to another place with --output"
         raise PatchError(message) from None
 

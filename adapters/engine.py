@@ -7,6 +7,7 @@ import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 import libcst as cst
@@ -76,9 +77,11 @@ class Before(Edit):
     def apply(self, node: Any) -> Any:
         """See :class:`Edit`."""
         first, *rest = _statements(self.code)
-        if not first.leading_lines:  # the blank line above the anchor now belongs above the inserted code
-            first = first.with_changes(leading_lines=node.leading_lines)
-            node = node.with_changes(leading_lines=())
+        if not first.leading_lines:  # blank lines above the anchor stay above both; its comments stay with it
+            above = list(node.leading_lines)
+            comments = list(dropwhile(lambda line: line.comment is None, above))
+            first = first.with_changes(leading_lines=above[: len(above) - len(comments)])
+            node = node.with_changes(leading_lines=comments)
         return cst.FlattenSentinel([first, *rest, node])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .engine import Edit, PatchError, patch
 
-MARK = "brpg_lib"
+PATCHED = re.compile(r"^\s*(import|from) brpg_lib\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ class Framework:
         Raises:
             PatchError: The source is patched already, or an edit does not fit it.
         """
-        if MARK in source:
-            raise PatchError(f"{script}: it imports {MARK} already; patch the original instead")
+        if PATCHED.search(source):
+            raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
         edits = list(self.scripts[script])
         for name in mends:
             edits += self.mends[name].edits.get(script, ())

@@ -213,10 +213,12 @@ class Plugin(nn.Module):
 
     def _announce(self, phase: Phase, iteration: int) -> None:
         if self._logger is not None and phase is not self._phase:
+            bank = self.head.bank
+            classes = f"{int(bank.mask.any(2).any(1).sum())} of {self.head.num_classes} classes"
             what = {
                 Phase.WARMUP: "warm-up",
                 Phase.COLLECT: "collecting features",
-                Phase.LEARN: f"learning with {int(self.head.bank.mask.sum())} prototypes",
+                Phase.LEARN: f"learning with {int(bank.mask.sum())} prototypes of {classes}",
             }
             self._logger.info(f"brpg: {what[phase]} from iteration {iteration}")
         self._phase = phase

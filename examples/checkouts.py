@@ -1,7 +1,8 @@
-"""What a checkout of U2PL or UniMatch needs to train for a minute: made-up data, random weights, a small configuration."""
+"""What a checkout of U2PL or UniMatch needs to train for a minute: made-up data, random weights, a small yaml."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from PIL import Image
 
+from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
 
 LABELED, UNLABELED, VAL = 4, 8, 2
@@ -28,7 +29,7 @@ BRPG = {
     "pseudo_threshold_range": [0.1, 0.2],
     "rare_class_fallback": True,
 }
-"""The ``brpg:`` section: sizes for small images; settings with which even an untrained network gives all classes prototypes."""
+"""The ``brpg:`` section: sizes for small images, and what gives all classes prototypes in an untrained network."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,16 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def python(code: str, folder: Path) -> None:
-    """Run code that imports from a checkout, in a process of its own."""
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
-
-
 def unimatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
     """A workspace for UniMatch."""
-    code = "import sys, torch; from model.backbone.resnet import resnet50; torch.save(resnet50().state_dict(), {!r})"
+    code = "from model.backbone.resnet import resnet50 as network; network = network()"
     model = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
     return _unimatch(checkout, folder, epochs, brpg, model | {"model": "deeplabv3plus", "crop_size": 65}, code)
 
 
 def unimatch_v2(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
     """A workspace for UniMatch V2."""
-    code = (
-        "import torch; from model.backbone.dinov2 import DINOv2; "
-        "torch.save(DINOv2(model_name='small').state_dict(), {!r})"
-    )
+    code = "from model.backbone.dinov2 import DINOv2; network = DINOv2(model_name='small')"
     model = {"backbone": "dinov2_small", "model": "dpt", "lock_backbone": False, "crop_size": 70}
     return _unimatch(checkout, folder, epochs, brpg, model, code)
 
@@ -111,8 +104,8 @@ def _unimatch(
     pretrained = folder / f"pretrained/{config['backbone']}.pth"
     if not pretrained.exists():
         pretrained.parent.mkdir()
-        torch.manual_seed(0)
-        python(weights.format(str(pretrained)), checkout)
+        code = f"import torch; torch.manual_seed(0); {weights}; torch.save(network.state_dict(), {str(pretrained)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
     arguments = ["--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt"]
     return Workspace(folder, [*arguments, "--save-path=exp"], folder / "exp/latest.pth")
 
@@ -191,3 +184,33 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "unimatch": unimatch,
     "unimatch-v2": unimatch_v2,
 }
+
+
+def patch_and_train(
+    framework: str, checkout: Path, folder: Path, *, script: str | None = None, processes: int = 1, epochs: int = 3
+) -> int:
+    """Patch a script of a checkout and train with it; the checkout itself stays as it is.
+
+    Args:
+        framework: Name of the framework.
+        checkout: Where its clone lies.
+        folder: Workspace; the patched script is written there.
+        script: Which script; None for the first.
+        processes: Number of ranks.
+        epochs: Epochs: one of warm-up, one of collecting, the rest of learning.
+
+    Returns:
+        Exit status of the training.
+    """
+    checkout, folder = checkout.resolve(), folder.resolve()
+    found = FRAMEWORKS[framework]
+    script = script or next(iter(found.scripts))
+    source = (checkout / script).read_text()
+    folder.mkdir(parents=True, exist_ok=True)
+    workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG)
+    patched = folder / script.replace(".py", "_brpg.py")
+    patched.write_text(found.patch(script, source, [mend for mend in found.mends if mend == "short-epochs"]))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, "-m", "brpg_lib.examples.without_cuda", str(patched), *workspace.arguments]
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment).returncode

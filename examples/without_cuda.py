@@ -1,7 +1,7 @@
-"""Runs a script that insists on CUDA and NCCL on a machine without: ``python -m brpg_lib.examples.without_cuda SCRIPT ...``.
+"""Runs a script that insists on CUDA on a machine without: ``python -m brpg_lib.examples.without_cuda SCRIPT ARGS``.
 
 For trying a training script out, not for training: ``.cuda()`` leaves everything on the CPU, NCCL becomes gloo, and
-synchronized batch norm becomes plain batch norm. Works under torchrun too.
+synchronized batch norm becomes plain batch norm. Works under torchrun too. Where there is CUDA, it changes nothing.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-THREE_LINES, PARTS_ALONE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+THREE_LINES, OWN_TRAINER, PARTS_ALONE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_three_lines() -> None:
@@ -48,3 +49,7 @@ def test_parts_alone() -> None:
     scope["loss"].backward()
     assert scope["loss"].item() > 0
     assert not torch.equal(scope["bank"].prototypes[:, :, :2], scope["vectors"])
+
+
+def test_the_loop_is_that_of_the_example() -> None:
+    assert OWN_TRAINER in (ROOT / "examples/own_trainer.py").read_text()

@@ -1,0 +1,258 @@
+"""``brpg patch``, ``run`` and ``list``: what they write, print and refuse."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from brpg_lib.adapters import commands
+from brpg_lib.adapters.registry import FRAMEWORKS
+from brpg_lib.cli import main
+
+STANDINS = Path(__file__).parent.parent / "standins"
+CHECKOUTS = {"u2pl": "u2pl", "unimatch": "unimatch", "unimatch-v2": "unimatch_v2"}
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def checkout(framework: str, tmp_path: Path) -> Path:
+    return copy_of(framework, tmp_path)
+
+
+@pytest.fixture
+def unimatch(tmp_path: Path) -> Path:
+    return copy_of("unimatch", tmp_path)
+
+
+def copy_of(framework: str, folder: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(STANDINS / CHECKOUTS[framework], folder / framework, ignore=ignored))
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: object) -> str:
+    """The one line that a refused command prints; nothing in the folder may change."""
+    before = files(folder)
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith(f"brpg {arguments[0]}: ")
+    assert files(folder) == before
+    return printed.err
+
+
+def test_patch_writes_beside_the_originals(framework: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(checkout)
+    assert main(["patch", framework, str(checkout)]) == 0
+    after = files(checkout)
+    assert {path: text for path, text in after.items() if path in before} == before
+    scripts = FRAMEWORKS[framework].scripts
+    new = {path.name for path in after if path not in before}
+    assert new == {script.replace(".py", "_brpg.py") for script in scripts}
+    printed = capsys.readouterr().out
+    for name in new:
+        compile((checkout / name).read_text(), name, "exec")
+        assert f"{checkout / name} written. Start it with\n  cd {checkout}" in printed
+        assert name in printed.split("torchrun --nproc_per_node=", 1)[1]
+    assert "+from brpg_lib.adapters.plugin import Plugin" in printed
+
+
+def test_patch_one_script_to_a_file(unimatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "mine.py"
+    assert main(["patch", "unimatch", str(unimatch / "fixmatch.py"), "--output", str(target)]) == 0
+    assert "brpg" in target.read_text()
+    assert not list(unimatch.glob("*_brpg.py"))
+    assert "PYTHONPATH=. torchrun" in capsys.readouterr().out
+
+
+def test_diff_and_check_write_nothing(framework: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(checkout)
+    assert main(["patch", framework, str(checkout), "--diff"]) == 0
+    diff = capsys.readouterr().out
+    assert main(["patch", framework, str(checkout), "--check"]) == 0
+    checked = capsys.readouterr().out
+    assert files(checkout) == before
+    for script in FRAMEWORKS[framework].scripts:
+        assert f"--- {script}\n+++ {script.replace('.py', '_brpg.py')}\n" in diff
+        assert f"{checkout / script}: can be patched\n" in checked
+
+
+def test_the_diff_can_be_applied(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("patch") is None:
+        pytest.skip("needs the patch program")
+    script = unimatch / "unimatch.py"
+    assert main(["patch", "unimatch", str(script), "--diff"]) == 0
+    diff = capsys.readouterr().out
+    assert main(["patch", "unimatch", str(script)]) == 0
+    subprocess.run(["patch", str(script)], input=diff, text=True, check=True, capture_output=True)
+    assert script.read_text() == (unimatch / "unimatch_brpg.py").read_text()
+
+
+def test_edits_elsewhere_and_mends_done_already_do_not_matter(framework: str, checkout: Path) -> None:
+    for script in FRAMEWORKS[framework].scripts:
+        path = checkout / script
+        text = path.read_text()
+        for old, new in {
+            "loader_l_iter.next()": "next(loader_l_iter)",
+            "'--local_rank'": "'--local_rank', '--local-rank'",
+            "optimizer.step()": "optimizer.step()  # mine",
+            "'latest.pth'))\n": "'latest.pth'), weights_only=False)\n",
+        }.items():
+            text = text.replace(old, new)
+        path.write_text("# my copy\nimport json\n" + text.replace("    main()\n", "    print(json)\n    main()\n"))
+    assert main(["patch", framework, str(checkout), "--check"]) == 0
+
+
+def test_mends_upstream_bugs_on_demand(framework: str, checkout: Path) -> None:
+    script = next(iter(FRAMEWORKS[framework].scripts))
+    (name,) = FRAMEWORKS[framework].mends
+    plain, mended = checkout / "plain.py", checkout / "mended.py"
+    assert main(["patch", framework, str(checkout / script), "--output", str(plain)]) == 0
+    assert main(["patch", framework, str(checkout / script), "--output", str(mended), "--mend", name]) == 0
+    assert plain.read_text() != mended.read_text()
+
+
+def test_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such file or folder" in refused(capsys, tmp_path, "patch", "u2pl", tmp_path / "gone")
+    message = refused(capsys, tmp_path, "patch", "unimatch", tmp_path)
+    assert "has no unimatch.py or fixmatch.py; expected a checkout of https://github.com/LiheYoung/UniMatch" in message
+
+
+def test_wrong_framework(framework: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for other in FRAMEWORKS.keys() - {framework}:
+        assert f"it looks like {framework}" in refused(capsys, checkout, "patch", other, checkout)
+    assert "unknown framework 'u3pl'; known are u2pl" in refused(capsys, checkout, "patch", "u3pl", checkout)
+
+
+def test_a_script_of_the_same_name_from_another_framework(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkout = copy_of("unimatch-v2", tmp_path)
+    message = refused(capsys, tmp_path, "patch", "unimatch", checkout / "fixmatch.py")
+    assert "nothing in the script like `from model.semseg.deeplabv3plus import *`" in message
+
+
+def test_an_edited_anchor(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = unimatch / "fixmatch.py"
+    original = script.read_text()
+    script.write_text(original.replace("optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=True)"))
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    assert "fixmatch.py: found nothing in main() like `optimizer.zero_grad()`" in message
+    assert "known to work: https://github.com/LiheYoung/UniMatch at 0324f3d" in message
+    script.write_text(original.replace("optimizer.zero_grad()", "optimizer.zero_grad(); optimizer.zero_grad()"))
+    assert "nothing in main()" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    indented = "optimizer.zero_grad()\n            optimizer.zero_grad()\n"
+    script.write_text(original.replace("optimizer.zero_grad()\n", indented))
+    assert "found 2 places in main() like" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    script.write_text(original.replace("conf_u_w_cutmixed", "confidence_cutmixed"))
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    assert "found no definition of conf_u_w_cutmixed in main" in message
+
+
+def test_patching_twice(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["patch", "unimatch", str(unimatch)]) == 0
+    capsys.readouterr()
+    assert "unimatch_brpg.py: exists already; remove it" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    patched = unimatch / "unimatch_brpg.py"
+    patched.replace(unimatch / "unimatch.py")
+    (unimatch / "fixmatch_brpg.py").unlink()
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    assert "unimatch.py: it imports brpg_lib already; patch the original" in message
+
+
+def test_a_folder_that_cannot_be_written_to(
+    unimatch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, done = os.replace, []
+
+    def full_disk(source: Path, target: Path) -> None:
+        if done:
+            raise OSError(28, "No space left on device", str(target))
+        done.append(target)
+        replace(source, target)
+
+    if os.geteuid() != 0:
+        unimatch.chmod(0o555)
+        message = refused(capsys, unimatch, "patch", "unimatch", unimatch)
+        unimatch.chmod(0o755)
+        assert "cannot be written to (Permission denied); patch to another place with --output" in message
+    monkeypatch.setattr(commands.os, "replace", full_disk)
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    assert f"{unimatch}: cannot be written to (No space left on device)" in message
+
+
+def test_output_into_a_folder_that_is_not_there(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script, target = unimatch / "unimatch.py", unimatch / "gone/mine.py"
+    message = refused(capsys, unimatch, "patch", "unimatch", script, "--output", target)
+    assert "cannot be written to (No such file or directory)" in message
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch, "--output", unimatch / "mine.py")
+    assert "--output takes one script" in message
+
+
+def test_what_is_no_python(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (unimatch / "unimatch.py").write_bytes(b"\xff\xfe")
+    assert "cannot be read" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
+    (unimatch / "unimatch.py").write_text("def main(:\n")
+    assert "not valid Python: line 1" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
+
+
+def test_an_unknown_bug(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch, "--mend", "typos")
+    assert "unknown bug 'typos' of unimatch; --mend knows short-epochs" in message
+
+
+@pytest.mark.parametrize("command", ["patch", "run", "list"])
+def test_missing_libcst(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("brpg_lib.adapters")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "libcst", None)
+    assert main([command, "unimatch", "."]) == 2
+    assert capsys.readouterr().err == f"brpg {command} needs libcst: pip install 'brpg-lib[adapters]'\n"
+    importlib.invalidate_caches()
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for framework in FRAMEWORKS.values():
+        for text in (framework.name, framework.repository, *framework.scripts, *framework.commits, *framework.mends):
+            assert text in printed
+
+
+def test_run_refuses_before_it_starts(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "it looks like unimatch" in refused(capsys, unimatch, "run", "u2pl", unimatch, "--", "--config=x")
+
+
+def test_run_patches_in_memory(tmp_path: Path) -> None:
+    checkout = copy_of("unimatch", tmp_path)
+    before = files(checkout)
+    script = checkout / "fixmatch.py"
+    text = script.read_text()
+    # the anchors stay, but the script only tells how it was started
+    text = text.replace("if __name__ == '__main__':\n    main()", "")
+    text += (
+        "\nimport sys\nprint(__name__, sys.argv[1:], os.getcwd(), os.environ['RANK'], 'Plugin' in globals(), "
+        "'model.semseg' in sys.modules, flush=True)\n"
+    )
+    script.write_text(text)
+    before[script] = script.read_bytes()
+    command = [sys.executable, "-m", "brpg_lib.cli", "run", "unimatch", str(script), "--nproc-per-node=2", "--"]
+    done = subprocess.run(
+        [*command, "--config=a b.yaml", "--", "-x"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    expected = f"__main__ ['--config=a b.yaml', '--', '-x'] {checkout}"
+    assert sorted(done.stdout.splitlines()) == [f"{expected} {rank} True True" for rank in range(2)]
+    assert {path: text for path, text in files(checkout).items() if "__pycache__" not in path.parts} == before
