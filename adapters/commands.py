@@ -73,21 +73,25 @@ def patch_command(argv: Sequence[str]) -> int:
 @one_line_errors
 def run_command(argv: Sequence[str]) -> int:
     """Patch a script in memory and run it, in as many processes as asked for."""
-    own, script_arguments = _split(argv)
     parser = _parser("run", "Patch a training script in memory and run it. Its own arguments follow after --.")
     parser.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="processes to start (default: 1)")
-    arguments = parser.parse_args(own)
+    started_by_torchrun = "RANK" in os.environ
+    if started_by_torchrun:  # which swallows the --
+        arguments, script_arguments = parser.parse_known_args([argument for argument in argv if argument != "--"])
+    else:
+        own, script_arguments = _split(argv)
+        arguments = parser.parse_args(own)
     framework = _framework(arguments.framework)
     mends = _mends(framework, arguments.mend)
     script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
     patched = framework.patch(script.name, _read(script), mends)
-    if "RANK" in os.environ:  # a process that torchrun started
+    if started_by_torchrun:
         _execute(script, patched, script_arguments, script.parent if framework.runs_in_checkout else Path.cwd())
         return 0
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
     adapter = framework.name if framework.name in FRAMEWORKS else os.path.abspath(arguments.framework)
     again = ["-m", "brpg_lib.cli", "run", adapter, str(script), *(f"--mend={mend}" for mend in mends)]
-    return subprocess.run([*launcher, "--standalone", *again, "--", *script_arguments]).returncode
+    return subprocess.run([*launcher, "--standalone", *again, *script_arguments]).returncode
 
 
 @one_line_errors
@@ -103,7 +107,7 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description)
+    parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description, allow_abbrev=False)
     parser.add_argument("framework", help=f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours")
     parser.add_argument("path", type=Path, help="a checkout, or one of its training scripts")
     parser.add_argument(

@@ -108,11 +108,15 @@ def test_edits_elsewhere_and_mends_done_already_do_not_matter(framework: str, ch
         text = path.read_text()
         for old, new in {
             "loader_l_iter.next()": "next(loader_l_iter)",
-            "'--local_rank'": "'--local_rank', '--local-rank'",
+            '"--local_rank"': '"--local_rank", "--local-rank"',
             "optimizer.step()": "optimizer.step()  # mine",
-            "'latest.pth'))\n": "'latest.pth'), weights_only=False)\n",
+            'torch.load(os.path.join(args.save_path, "latest.pth"))': (
+                'torch.load(os.path.join(args.save_path, "latest.pth"), weights_only=False)'
+            ),
         }.items():
             text = text.replace(old, new)
+        assert text.count("# mine") == 1
+        assert "local-rank" in text
         path.write_text("# my copy\nimport json\n" + text.replace("    main()\n", "    print(json)\n    main()\n"))
     assert main(["patch", framework, str(checkout), "--check"]) == 0
 
@@ -241,7 +245,7 @@ def test_run_patches_in_memory(tmp_path: Path) -> None:
     script = checkout / "fixmatch.py"
     text = script.read_text()
     # the anchors stay, but the script only tells how it was started
-    text = text.replace("if __name__ == '__main__':\n    main()", "")
+    text = text.replace('if __name__ == "__main__":\n    main()', "")
     text += (
         "\nimport sys\nprint(__name__, sys.argv[1:], os.getcwd(), os.environ['RANK'], 'Plugin' in globals(), "
         "'model.semseg' in sys.modules, flush=True)\n"
@@ -250,9 +254,9 @@ def test_run_patches_in_memory(tmp_path: Path) -> None:
     before[script] = script.read_bytes()
     command = [sys.executable, "-m", "brpg_lib.cli", "run", "unimatch", str(script), "--nproc-per-node=2", "--"]
     done = subprocess.run(
-        [*command, "--config=a b.yaml", "--", "-x"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*command, "--config=a b.yaml", "--port", "1", "-x"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    expected = f"__main__ ['--config=a b.yaml', '--', '-x'] {checkout}"
+    expected = f"__main__ ['--config=a b.yaml', '--port', '1', '-x'] {checkout}"
     assert sorted(done.stdout.splitlines()) == [f"{expected} {rank} True True" for rank in range(2)]
     assert {path: text for path, text in files(checkout).items() if "__pycache__" not in path.parts} == before

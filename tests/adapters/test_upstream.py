@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from training import SCRIPTS, train
 
 pytestmark = pytest.mark.upstream
@@ -44,3 +45,28 @@ def test_trains_is_killed_and_resumes(framework: str, script: str, processes: in
     for run in (first, second):
         final = run.calls[0][-1]
         print(f"{framework} {script} x{processes}: loss {final['loss']:.3f}, {final['prototypes']} prototypes")
+
+
+@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+def test_disabled_is_upstream_bit_for_bit(framework: str, script: str, tmp_path: Path) -> None:
+    states = []
+    for name, patched in (("original", False), ("disabled", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        brpg = {"enabled": False}
+        run = train(framework, script, checkout(framework), folder, patched=patched, epochs=2, brpg=brpg)
+        assert run.returncode == 0, run.log
+        assert not list(folder.rglob("*.brpg*.pth"))
+        states.append(torch.load(run.workspace.checkpoint, weights_only=False))
+    assert same(*states)
+
+
+def same(one: object, two: object) -> bool:
+    """Whether two checkpoints hold exactly the same values."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(two, torch.Tensor) and torch.equal(one, two)
+    if isinstance(one, dict):
+        return isinstance(two, dict) and one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return isinstance(two, list | tuple) and len(one) == len(two) and all(map(same, one, two))
+    return one == two
