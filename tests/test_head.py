@@ -307,7 +307,8 @@ def somewhere(value: float, where: slice | None = None) -> Callable[[Batches], B
 def converted(dtype: torch.dtype) -> Callable[[Batches], Batches]:
     def change(batches: Batches) -> Batches:
         first, second = (
-            fresh(b, **{k: v.detach().to(dtype) for k, v in vars(b).items() if v.is_floating_point()}) for b in batches
+            fresh(b, **{k: v.detach().to(dtype) for k, v in vars(b).items() if v is not None and v.is_floating_point()})
+            for b in batches
         )
         return first, second
 
@@ -318,7 +319,7 @@ def layout(batches: Batches) -> Batches:
     def strided(tensor: Tensor) -> Tensor:
         return tensor.detach().mT.contiguous().mT
 
-    first, second = (fresh(b, **{k: strided(v) for k, v in vars(b).items()}) for b in batches)
+    first, second = (fresh(b, **{k: strided(v) for k, v in vars(b).items() if v is not None}) for b in batches)
     for batch in (first, second):
         assert not batch.features.is_contiguous()
     return first, second
