@@ -251,7 +251,7 @@ class Plugin(nn.Module):
             torch.save({"epoch": int(epoch), "plugin": self.state_dict()}, file)
             file.flush()
             os.fsync(file.fileno())
-        if current.exists():
+        if current.exists() and _read(current, mmap=True)["epoch"] != epoch:  # the same: left by a killed run
             os.replace(current, previous)
         os.replace(partial, current)
 
@@ -274,7 +274,7 @@ class Plugin(nn.Module):
             return
         epochs = []
         for file in files:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = _read(file)
             if state["epoch"] == epoch:
                 self.load_state_dict(state["plugin"])
                 return
@@ -287,3 +287,8 @@ def _beside(checkpoint: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Files for the present and the previous state."""
     path = Path(checkpoint)
     return path.with_suffix(".brpg.pth"), path.with_suffix(".brpg.previous.pth")
+
+
+def _read(file: Path, *, mmap: bool = False) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    return state

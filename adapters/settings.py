@@ -98,7 +98,9 @@ class Settings:
         if not enabled:
             return None
         dtype, device = given.get("queue_dtype", "float32"), given.get("queue_device")
-        require(dtype in DTYPES, "brpg.queue_dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
+        require(
+            isinstance(dtype, str) and dtype in DTYPES, "brpg.queue_dtype", f"one of {', '.join(DTYPES)}", repr(dtype)
+        )
         require(device in DEVICES, "brpg.queue_device", "cpu, cuda, or nothing for the model's device", repr(device))
         seed, feature_dim = given.get("seed", 0), given.get("feature_dim", feature_dim)
         require_integer("brpg.seed", seed, 0)

@@ -21,7 +21,7 @@ from brpg_lib.queue import FeatureQueue
 from brpg_lib.sampler import ConfidenceSampler
 from brpg_lib.schedule import Phase, Schedule
 from brpg_lib.splitter import AdaptiveSplitter
-from brpg_lib.state import StateModule
+from brpg_lib.state import StateModule, pack, unpack
 from brpg_lib.validation import require, require_integer
 
 STATE_VERSION = 1
@@ -37,7 +37,7 @@ class HeadOutput:
         loss_labeled: ``()`` float32, unweighted.
         loss_unlabeled: ``()`` float32, unweighted; 0 without unlabeled points.
         phase: The phase of this step.
-        metrics: Scalars for a log, as detached ``()`` tensors; the same keys in every phase.
+        metrics: Scalars for a log, as detached ``()`` float32 tensors; the same keys in every phase.
     """
 
     loss: Tensor
@@ -56,8 +56,9 @@ class _Losses(NamedTuple):
 class PrototypeHead(StateModule):
     """Adds boundary-refined prototypes to a trainer: call it once per training step and add its loss.
 
-    The state is buffers only, so it needs neither an optimizer nor DDP around it, and ``state_dict()`` resumes it in
-    any phase. In train mode a call does the phase's work and advances ``iteration``; in eval mode it changes nothing.
+    The state is buffers only, so it needs neither an optimizer nor DDP around it (which would broadcast the queues in
+    every step), and ``state_dict()`` resumes it in any phase. In train mode a call does the phase's work and advances
+    ``iteration``; in eval mode it changes nothing.
     Classes without prototypes do not count in the loss. While such a class is in the labels, sampling goes on in the
     learn phase, and the class joins as soon as one of its queues has as many rows as it wants prototypes.
 
@@ -181,7 +182,7 @@ class PrototypeHead(StateModule):
             loss_labeled=losses.labeled,
             loss_unlabeled=losses.unlabeled,
             phase=phase,
-            metrics=metrics,
+            metrics={name: value.float() for name, value in metrics.items()},
         )
 
     def _check(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase) -> None:
@@ -331,14 +332,15 @@ class PrototypeHead(StateModule):
         names = ("points_labeled", "points_unlabeled", "accuracy_labeled", "accuracy_unlabeled", "prototypes_used")
         return _Losses(zeros[0], zeros[1] if len(zeros) > 1 else nothing, dict.fromkeys(names, nothing))
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint says about the head that wrote it, beside the buffers."""
-        return self._identity() | {"iteration": self._iteration, "seed": self.seed}
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint says about the head that wrote it, beside the buffers: packed JSON."""
+        return pack(self._identity() | {"iteration": self._iteration, "seed": self.seed})
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Take over the iteration and the seed of a checkpoint, so that the same draws follow."""
-        self._iteration = int(state["iteration"])
-        self.seed = self.sampler.seed = self.clusterer.seed = int(state["seed"])
+        values = unpack(state)
+        self._iteration = int(values["iteration"])
+        self.seed = self.sampler.seed = self.clusterer.seed = int(values["seed"])
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -353,7 +355,7 @@ class PrototypeHead(StateModule):
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
             own = _flat(self._identity())
-            found = {name: value for name, value in _flat(saved).items() if name not in ("iteration", "seed")}
+            found = {name: value for name, value in _flat(unpack(saved)).items() if name not in ("iteration", "seed")}
             differing = [
                 f"{name} is {found.get(name)!r}, here {own.get(name)!r}"
                 for name in own | found

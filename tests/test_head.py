@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from brpg_lib import BRPGConfig, HeadOutput, LabeledBatch, Phase, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib.state import unpack
 
 METRICS = {
     "points_labeled", "points_unlabeled", "accuracy_labeled", "accuracy_unlabeled", "prototypes_used", "loss_labeled",
@@ -180,7 +181,7 @@ def test_warm_up_needs_no_logits_and_changes_nothing_but_the_count() -> None:
     before = state(module)
     module(fresh(labeled(), logits=None), fresh(unlabeled(), weak_features=None, weak_logits=None))
     after = state(module)
-    assert after.pop("_extra_state")["iteration"] == before.pop("_extra_state")["iteration"] + 1
+    assert unpack(after.pop("_extra_state"))["iteration"] == unpack(before.pop("_extra_state"))["iteration"] + 1
     assert same(before, after)
 
 

@@ -1,0 +1,84 @@
+"""SegFormer from Hugging Face Transformers, with a mean teacher that labels the weak views and gives their features."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from brpg_lib import FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib.examples.data.digits import CLASS_NAMES
+from brpg_lib.examples.data.loaders import digit_loader
+from brpg_lib.examples.own_trainer import CONFIG, self_training_loss, summary
+
+LAYER = "decode_head.activation"  # after the fusion of all scales; what follows is dropout and the classifier
+
+
+def small_segformer() -> SegformerForSemanticSegmentation:
+    """A SegFormer with one block per stage, from scratch."""
+    config = SegformerConfig(
+        num_labels=len(CLASS_NAMES),
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[16, 32, 64, 128],
+        num_attention_heads=[1, 2, 4, 8],
+        decoder_hidden_size=64,
+        drop_path_rate=0.0,
+    )
+    return SegformerForSemanticSegmentation(config)
+
+
+def enlarge(logits: Tensor, like: Tensor) -> Tensor:
+    """Logits at the resolution of an image."""
+    return F.interpolate(logits, like.shape[-2:], mode="bilinear")
+
+
+def train(steps: int) -> PrototypeHead:
+    """Trains and prints the losses."""
+    torch.manual_seed(0)
+    model, projection = small_segformer(), ProjectionHead(in_channels=64, feature_dim=32)
+    average = get_ema_multi_avg_fn(0.95)
+    teacher, teacher_projection = (AveragedModel(m, multi_avg_fn=average).eval() for m in (model, projection))
+    optimizer = torch.optim.AdamW([*model.parameters(), *projection.parameters()], lr=2e-3)
+    schedule = Schedule(warmup=steps // 2, collect=steps // 5, total=steps)
+    head = PrototypeHead(len(CLASS_NAMES), feature_dim=32, schedule=schedule, config=CONFIG)
+
+    with FeatureTap(model, LAYER) as tap, FeatureTap(teacher, LAYER, grad=False) as teacher_tap:
+        for step, (images, labels, weak, strong) in enumerate(digit_loader(steps), 1):
+            with torch.no_grad():
+                logits_weak = teacher(weak).logits
+                features_weak = teacher_projection(teacher_tap.take(1)[0])
+            logits, logits_strong = model(torch.cat((images, strong))).logits.chunk(2)
+            features, features_strong = projection(tap.take(1)[0]).chunk(2)
+
+            views = (enlarge(logits, images), labels, enlarge(logits_weak, images), enlarge(logits_strong, images))
+            loss, pseudo, confidence = self_training_loss(*views)
+            out = head(
+                LabeledBatch(features, logits, labels),
+                UnlabeledBatch(features_strong, pseudo, confidence, features_weak, logits_weak),
+            )
+            loss = loss + out.loss
+
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            teacher.update_parameters(model)
+            teacher_projection.update_parameters(projection)
+            if step % 10 == 0:
+                print(f"step {step:3d}  {out.phase.value:7s}  loss {loss.item():.3f}  prototype {out.loss.item():.3f}")
+    return head
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains for a few seconds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=180)
+    print(summary(train(parser.parse_args(argv).steps)))
+
+
+if __name__ == "__main__":
+    main()
