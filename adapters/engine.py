@@ -236,7 +236,9 @@ def _with_item(items: Sequence[Any], item: Any, position: int | None) -> list[An
         return [*items[:position], item.with_changes(comma=items[0].comma), *items[position:]]
     *others, last = items
     between = others[-1].comma if others else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
-    return [*others, last.with_changes(comma=between), item.with_changes(comma=last.comma)]
+    end = "whitespace_after_param" if isinstance(item, cst.Param) else "whitespace_after_arg"
+    item = item.with_changes(comma=last.comma, **{end: getattr(last, end)})
+    return [*others, last.with_changes(comma=between, **{end: cst.SimpleWhitespace("")}), item]
 
 
 def _undefined(source: str, edits: Sequence[Edit]) -> Iterator[str]:

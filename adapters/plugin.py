@@ -18,7 +18,7 @@ from brpg_lib import FeatureTap, LabeledBatch, Phase, ProjectionHead, PrototypeH
 from brpg_lib.distributed import rank, world_size
 from brpg_lib.validation import require
 
-from .settings import Settings
+from .settings import Settings, named_as_in_the_yaml
 
 
 class Writer(Protocol):
@@ -31,7 +31,8 @@ class Writer(Protocol):
 class Plugin(nn.Module):
     """Holds all that a patched script adds, as the yaml's ``brpg:`` section says.
 
-    With ``enabled: false`` every method does nothing, and the script guards its own few lines with ``if brpg.enabled``.
+    With ``enabled: false`` it holds nothing and changes nothing; the script guards the lines that use the head with
+    ``if brpg.enabled``.
 
     Args:
         section: The yaml's ``brpg:`` section, or ``None``. See :class:`~brpg_lib.adapters.settings.Settings`.
@@ -75,15 +76,16 @@ class Plugin(nn.Module):
         if settings is None:
             return
         self._settings = settings
-        self.head = PrototypeHead(
-            num_classes,
-            settings.feature_dim,
-            settings.schedule,
-            settings.config,
-            seed=settings.seed,
-            queue_dtype=settings.queue_dtype,
-            queue_device=settings.queue_device,
-        )
+        with named_as_in_the_yaml():
+            self.head = PrototypeHead(
+                num_classes,
+                settings.feature_dim,
+                settings.schedule,
+                settings.config,
+                seed=settings.seed,
+                queue_dtype=settings.queue_dtype,
+                queue_device=settings.queue_device,
+            )
 
     def tap(
         self, model: nn.Module, *, features: str, logits: str, teacher: nn.Module | None = None, stride: int = 1
@@ -155,7 +157,7 @@ class Plugin(nn.Module):
             return
         device = group["params"][0].device
         with torch.random.fork_rng(devices=[]):  # the script's own draws stay those of a run without the plug-in
-            torch.manual_seed(self._settings.seed)
+            torch.default_generator.manual_seed(self._settings.seed)  # torch.manual_seed would seed CUDA too
             projection: nn.Module = ProjectionHead(in_channels, self._settings.feature_dim)
         if device.type == "cuda":
             projection = nn.SyncBatchNorm.convert_sync_batchnorm(projection)
@@ -246,7 +248,7 @@ class Plugin(nn.Module):
             return
         current, previous = _beside(checkpoint)
         current.parent.mkdir(parents=True, exist_ok=True)
-        partial = current.with_suffix(f".{os.getpid()}.partial")
+        partial = current.with_suffix(".partial")
         with partial.open("wb") as file:
             torch.save({"epoch": int(epoch), "plugin": self.state_dict()}, file)
             file.flush()

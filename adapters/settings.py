@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,11 +108,10 @@ class Settings:
         require_integer("brpg.feature_dim", feature_dim, 1)
         preset = next((preset for name, preset in PRESETS.items() if dataset.startswith(name)), DEFAULT)
         lengths = {"warmup": preset.warmup, "collect": preset.collect, "total": epochs}
-        try:
+        with named_as_in_the_yaml():
             config = preset.config(**({"ignore_index": ignore_index} | _pick(given, CONFIG_KEYS)))
+        with named_as_in_the_yaml(f" (in iterations, {iters_per_epoch} per epoch)"):
             schedule = Schedule.from_epochs(**(lengths | _pick(given, SCHEDULE_KEYS)), iters_per_epoch=iters_per_epoch)
-        except ValueError as error:
-            raise ValueError(f"brpg.{error}") from None
         return cls(
             config=config,
             schedule=schedule,
@@ -120,6 +120,16 @@ class Settings:
             queue_dtype=DTYPES[dtype],
             queue_device=device,
         )
+
+
+@contextmanager
+def named_as_in_the_yaml(remark: str = "") -> Iterator[None]:
+    """Errors name the key of the section, and end with ``remark``."""
+    try:
+        yield
+    except ValueError as error:
+        field = str(error).removeprefix("config.").removeprefix("schedule.")
+        raise ValueError(f"brpg.{field}{remark}") from None
 
 
 def _pick(given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _unimatch(
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     pretrained = folder / f"pretrained/{config['backbone']}.pth"
     if not pretrained.exists():
-        pretrained.parent.mkdir()
+        pretrained.parent.mkdir(exist_ok=True)
         code = f"import torch; torch.manual_seed(0); {weights}; torch.save(network.state_dict(), {str(pretrained)!r})"
         subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
     arguments = ["--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt"]

@@ -1,11 +1,13 @@
 """Runs a training script on the CPU and writes down what its plug-in does, call by call and rank by rank.
 
-``recorder.py FOLDER KILL_AT SCRIPT ARGUMENTS...``: each rank appends one line of JSON per call to ``FOLDER/RANK.jsonl``, and
-kills itself without warning where iteration KILL_AT begins (-1: never).
+``recorder.py FOLDER KILL_AT SCRIPT ARGUMENTS...``: each rank appends one line of JSON per call to
+``FOLDER/RANK.jsonl``, and kills itself without warning where iteration KILL_AT begins (-1: never).
 """
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import hashlib
 import json
 import os
@@ -13,13 +15,14 @@ import random
 import runpy
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from brpg_lib.adapters.plugin import Plugin
 from brpg_lib.examples.without_cuda import stay_on_the_cpu
@@ -40,6 +43,8 @@ def state(plugin: Plugin) -> str:
 
 
 def record(plugin_forward: Any, folder: Path, kill_at: int) -> Any:
+    received: list[float] = []  # gradients of the last step's loss
+
     def forward(self: Plugin, *args: Any, iteration: int, **kwargs: Any) -> Tensor:
         if iteration == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -51,9 +56,14 @@ def record(plugin_forward: Any, folder: Path, kill_at: int) -> Any:
             "gradients": digest(p.grad for p in learnable if p.grad is not None),
             "moving": any(p.grad is not None and bool(p.grad.any()) for p in learnable),
             "weights": digest(learnable),
+            "received": received.copy(),
         }
+        received.clear()
         loss: Tensor = plugin_forward(self, *args, iteration=iteration, **kwargs)
+        if loss.requires_grad:
+            loss.register_hook(lambda grad: received.append(grad.item()))
         line |= {
+            "weak": len(args) > 1 and args[1] is not None and args[1].weak_features is not None,
             "phase": self._phase.value if self._phase else None,
             "loss": loss.item(),
             "requires_grad": loss.requires_grad,
@@ -68,6 +78,24 @@ def record(plugin_forward: Any, folder: Path, kill_at: int) -> Any:
     return forward
 
 
+def bring_back_old_names() -> None:
+    """What U2PL needs to run unpatched; patched, it must do without."""
+    collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
+    _BaseDataLoaderIter.next = _BaseDataLoaderIter.__next__  # type: ignore[attr-defined]
+
+
+def forked(log: Path, folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
+    """Record in a process that was forked for it, as if this file were started afresh."""
+    with log.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.path[:0] = ["", environment["PYTHONPATH"]]
+    sys.argv[1:] = arguments
+    main()
+
+
 def main() -> None:
     folder, kill_at, script, *arguments = sys.argv[1:]
     rank = int(os.environ["RANK"])
@@ -76,6 +104,8 @@ def main() -> None:
         torch.set_num_threads(1)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(rank)
+    if "brpg_lib" not in Path(script).read_text():
+        bring_back_old_names()
     Plugin.forward = record(Plugin.forward, Path(folder), int(kill_at))  # type: ignore[method-assign]
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)

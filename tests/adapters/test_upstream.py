@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import same
 from training import SCRIPTS, train
 
 pytestmark = pytest.mark.upstream
@@ -59,14 +60,3 @@ def test_disabled_is_upstream_bit_for_bit(framework: str, script: str, tmp_path:
         assert not list(folder.rglob("*.brpg*.pth"))
         states.append(torch.load(run.workspace.checkpoint, weights_only=False))
     assert same(*states)
-
-
-def same(one: object, two: object) -> bool:
-    """Whether two checkpoints hold exactly the same values."""
-    if isinstance(one, torch.Tensor):
-        return isinstance(two, torch.Tensor) and torch.equal(one, two)
-    if isinstance(one, dict):
-        return isinstance(two, dict) and one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return isinstance(two, list | tuple) and len(one) == len(two) and all(map(same, one, two))
-    return one == two

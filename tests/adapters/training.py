@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def train(
     epochs: int = 3,
     brpg: dict[str, Any] | None = None,
     kill_at: int = -1,
+    mends: Sequence[str] = ("short-epochs",),
     name: str = "run",
 ) -> Run:
     """Train in ``folder``; a second call there resumes.
@@ -59,11 +61,12 @@ def train(
         script: File name of the script.
         checkout: The upstream checkout, or a stand-in.
         folder: Workspace.
-        patched: Whether to patch the script first (upstream bugs of tiny runs are mended either way).
+        patched: Whether to patch the script first; short epochs are mended either way.
         processes: Number of ranks.
         epochs: Epochs of the whole training.
         brpg: The yaml's section; None for one that suits tiny images.
         kill_at: Iteration in which all ranks kill themselves; -1 for never.
+        mends: Upstream bugs to repair in the patched script, as far as it has them.
         name: Names the records of this run.
     """
     found = FRAMEWORKS[framework]
@@ -71,7 +74,7 @@ def train(
     source = (checkout / script).read_text()
     if patched:
         target = folder / script.replace(".py", "_brpg.py")
-        target.write_text(found.patch(script, source, [m for m in found.mends if m != "frozen-rate"]))
+        target.write_text(found.patch(script, source, [mend for mend in found.mends if mend in mends]))
     else:
         target = folder / script
         target.write_text(source.replace("len(trainloader_u) // 8", "max(1, len(trainloader_u) // 8)"))

@@ -1,0 +1,301 @@
+"""Patched scripts that train: stand-ins in the shape of the upstream repositories, on the CPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import connection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import recorder
+import torch
+import training
+from builders import same
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training import RECORDER, SCRIPTS, Run, train
+
+from brpg_lib.examples.checkouts import BRPG, WORKSPACES
+
+STANDINS = Path(__file__).parents[1] / "standins"
+EPOCHS, STEPS = 4, 4
+"""Steps of an epoch of one process: an epoch of warm-up, one of collecting, two of learning."""
+
+OWN_SCALAR = {"u2pl": "Sup_Loss", "unimatch": "train/loss", "unimatch-v2": "train/loss"}
+OWNERS = {"projection": ("unimatch", "unimatch-v2"), "teacher_projection": ("unimatch-v2",)}
+OFF = {"enabled": False}
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
+    ["pytest", "torch._dynamo", "torch.utils.tensorboard", "tensorboardX", "brpg_lib.adapters.plugin"]
+)
+
+
+def launch(
+    command: list[str], *, cwd: Path, env: dict[str, str], timeout: float, **_: Any
+) -> subprocess.CompletedProcess[str]:
+    """Does what torchrun does, seconds faster: each process is forked from one that has imported torch."""
+    start = command.index(str(RECORDER))
+    processes, arguments = int(command[start - 1].split("=")[1]), command[start + 1 :]
+    log = Path(arguments[0]) / "log"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    waiting = {}
+    for rank in range(processes):
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        process = FORKSERVER.Process(target=recorder.forked, args=(log, cwd, env | address | ranks, arguments))
+        process.start()
+        waiting[process.sentinel] = process
+    status = 0
+    while waiting:
+        ended = connection.wait(waiting, timeout)
+        for process in [waiting.pop(sentinel) for sentinel in ended]:
+            process.join()
+            status = status or process.exitcode
+        if status or not ended:
+            for process in waiting.values():
+                process.kill()
+    return subprocess.CompletedProcess(command, status, log.read_text(), "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forking_on_the_cpu() -> Iterator[None]:
+    """Trainings are forked, from a process without threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(training, "subprocess", SimpleNamespace(run=launch))
+        yield
+
+
+def checkout(framework: str) -> Path:
+    return STANDINS / framework.replace("-", "_")
+
+
+def head(framework: str) -> dict[str, Any]:
+    """The section of a training with the head; U2PL's representations have the width they have."""
+    return BRPG if framework == "u2pl" else BRPG | {"feature_dim": 32}
+
+
+@dataclass
+class Trainings:
+    """What one script did in several trainings."""
+
+    framework: str
+    script: str
+    killed: Run  # two processes, in the middle of the last epoch
+    resumed: Run  # two processes, after that
+    alone: Run  # one process
+    unpatched: Run
+    disabled: Run
+
+    def files(self, run: Run) -> set[str]:
+        return {file.name for file in run.workspace.checkpoint.parent.glob("*.pth")}
+
+    def checkpoint(self, run: Run) -> dict[str, Any]:
+        return torch.load(run.workspace.checkpoint, weights_only=False)
+
+    def trained_parameters(self, run: Run) -> int:
+        """Parameters of the script's optimizer, in its checkpoint."""
+        (optimizer,) = [state for name, state in self.checkpoint(run).items() if name.startswith("optimizer")]
+        return sum(len(group["params"]) for group in optimizer["param_groups"])
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A workspace of each framework, with the weights that all its trainings start from."""
+
+    @cache
+    def workspace(framework: str) -> Path:
+        folder = tmp_path_factory.mktemp(framework)
+        WORKSPACES[framework](checkout(framework), folder, EPOCHS, {})
+        return folder
+
+    return workspace
+
+
+@pytest.fixture(scope="module", params=SCRIPTS, ids=lambda param: "-".join(param))
+def trainings(
+    request: pytest.FixtureRequest, blank: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Trainings:
+    framework, script = request.param
+
+    def run(name: str, **options: Any) -> Callable[[], Run]:
+        folder = tmp_path_factory.mktemp(name) / "workspace"
+        shutil.copytree(blank(framework), folder)
+        options = {"epochs": EPOCHS, "brpg": head(framework)} | options
+        return lambda **more: train(framework, script, checkout(framework), folder, **(options | more))
+
+    pair = run("pair", processes=2)
+    jobs: list[Callable[[], Any]] = [
+        lambda: (pair(kill_at=3 * STEPS // 2 + 1, name="killed"), pair(name="resumed")),
+        run("alone"),
+        run("unpatched", patched=False),
+        run("disabled", brpg=OFF),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        (killed, resumed), *others = pool.map(lambda job: job(), jobs)
+    return Trainings(framework, script, killed, resumed, *others)
+
+
+def test_each_phase_has_its_loss(trainings: Trainings) -> None:
+    assert trainings.alone.returncode == 0, trainings.alone.log
+    for run, processes, count in ((trainings.alone, 1, 4 * STEPS), (trainings.killed, 2, 3 * STEPS // 2 + 1)):
+        steps = STEPS // processes
+        assert len(run.calls) == processes, run.log
+        for rank, calls in enumerate(run.calls):
+            assert [call["iteration"] for call in calls] == list(range(count)), run.log
+            phases = ["warmup"] * steps + ["collect"] * steps + ["learn"] * 2 * steps
+            assert run.phases(rank) == phases[:count]
+            for call in calls:
+                assert call["requires_grad"]
+                assert (call["loss"] > 0) == (call["phase"] == "learn")
+                assert (call["prototypes"] > 0) == (call["phase"] == "learn")
+            assert all(call["received"] == [1.0] for call in calls[1:]), "the loss was in each backward pass, once"
+            assert calls[2 * steps - 1]["rows"] > 0
+            sampling = {"collect", "learn"} if trainings.framework == "u2pl" else {"collect"}
+            assert {call["phase"] for call in calls if call["weak"]} == sampling
+            assert all(call["weak"] for call in calls if call["phase"] == "collect")
+
+
+def test_ranks_agree(trainings: Trainings) -> None:
+    for run in (trainings.killed, trainings.resumed):
+        for calls in zip(*run.calls, strict=True):
+            for key in ("before", "after", "prototypes", "rows", "gradients", "weights"):
+                assert len({call[key] for call in calls}) == 1, f"{key} at iteration {calls[0]['iteration']}"
+        losses = [[call["loss"] for call in calls if call["phase"] == "learn"] for calls in run.calls]
+        assert losses[0] != losses[1], "ranks see images of their own"
+
+
+def test_the_projection_learns(trainings: Trainings) -> None:
+    for run in (trainings.alone, trainings.killed, trainings.resumed):
+        for calls in run.calls:
+            learned = [call["phase"] == "learn" for call in calls[:-1]]
+            if trainings.framework not in OWNERS["projection"]:  # it has a representation branch of its own
+                assert len({call["weights"] for call in calls}) == 1
+                continue
+            assert [call["moving"] for call in calls] == [False, *learned]
+            assert len({call["weights"] for call in calls}) == len(calls)
+    without, parameters = map(trainings.trained_parameters, (trainings.disabled, trainings.alone))
+    assert (parameters > without) == (trainings.framework in OWNERS["projection"]), "the script's optimizer trains it"
+
+
+def test_resumes_where_it_was_killed(trainings: Trainings) -> None:
+    killed, resumed = trainings.killed, trainings.resumed
+    assert killed.returncode != 0
+    assert resumed.returncode == 0, resumed.log
+    steps = STEPS // 2
+    for before, after in zip(killed.calls, resumed.calls, strict=True):
+        assert [call["iteration"] for call in after] == list(range(3 * steps, 4 * steps)), resumed.log
+        assert {call["phase"] for call in after} == {"learn"}
+        assert after[0]["before"] == before[3 * steps - 1]["after"], "the prototypes of the checkpoint"
+        assert after[0]["weights"] == before[3 * steps]["weights"], "the projection of the checkpoint"
+        assert all(call["loss"] > 0 for call in after)
+    best = {name: value for name, value in trainings.checkpoint(resumed).items() if "best" in name}
+    assert {type(value) for value in best.values()} == {np.float64}, "what torch.load refuses unless told otherwise"
+
+
+def test_state_files(trainings: Trainings) -> None:
+    name = trainings.resumed.workspace.checkpoint.stem
+    best = {"ckpt": "ckpt_best"}.get(name, "best")
+    for run in (trainings.resumed, trainings.alone):
+        files = trainings.files(run)
+        assert {f"{name}.pth", f"{name}.brpg.pth", f"{name}.brpg.previous.pth"} <= files
+        assert (f"{best}.pth" in files) == (f"{best}.brpg.pth" in files)
+        loaded = {
+            file: torch.load(run.workspace.checkpoint.with_name(file), weights_only=True)["plugin"]
+            for file in files
+            if ".brpg." in file
+        }
+        states = loaded[f"{name}.brpg.pth"], loaded[f"{name}.brpg.previous.pth"]
+        for part in ("head", "projection", "teacher_projection"):
+            now, before = ({key: state[key] for key in state if key.startswith(f"{part}.")} for state in states)
+            has_part = part == "head" or trainings.framework in OWNERS[part]
+            assert (len(now) > 0) == has_part
+            assert same(now, before) != has_part, "it moves"
+
+
+def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
+    runs = trainings.unpatched, trainings.disabled
+    for run in runs:
+        assert run.returncode == 0, run.log
+        assert not run.calls
+        assert not [file for file in run.workspace.folder.rglob("*") if ".brpg" in file.name]
+    assert trainings.files(runs[0]) == trainings.files(runs[1])
+    states = [trainings.checkpoint(run) for run in (*runs, trainings.alone)]
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+    assert scalars(runs[0]) == scalars(runs[1])
+
+
+def scalars(run: Run) -> dict[str, dict[int, float]]:
+    """Values at each step, by tag, of the one folder with event files."""
+    (folder,) = {file.parent for file in run.workspace.folder.rglob("events.out*")}
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_scalars(trainings: Trainings) -> None:
+    found = scalars(trainings.alone)
+    calls = {call["iteration"]: call for call in trainings.alone.calls[0]}
+    steps = found[OWN_SCALAR[trainings.framework]].keys()
+    assert len(steps) >= 2
+    for key in ("loss", "prototypes"):
+        assert found[f"brpg/{key}"] == {step: pytest.approx(calls[step][key]) for step in steps}
+
+
+def test_wrong_settings_stop_the_training(trainings: Trainings, tmp_path: Path) -> None:
+    framework, script = trainings.framework, trainings.script
+    name = trainings.alone.workspace.checkpoint.name
+    cases: list[tuple[Run, dict[str, Any], str]] = [
+        (trainings.alone, OFF, f"brpg.enabled: expected true, found false ({name} was trained with the head"),
+        (trainings.disabled, head(framework), "trained without, so set enabled: false"),
+        (trainings.unpatched, {"queue_sise": 5}, "brpg.queue_sise: expected one of"),
+    ]
+
+    def resume(index: int) -> Run:
+        before, section, _ = cases[index]
+        folder = Path(shutil.copytree(before.workspace.folder, tmp_path / str(index)))
+        return train(framework, script, checkout(framework), folder, epochs=EPOCHS + 1, brpg=section, name="stopped")
+
+    with ThreadPoolExecutor(2) as pool:
+        for stopped, (*_, message) in zip(pool.map(resume, range(len(cases))), cases, strict=True):
+            assert stopped.returncode != 0
+            assert message in stopped.log
+            assert not stopped.calls
+
+
+@pytest.mark.parametrize("mends", [(), ("frozen-rate",)])
+def test_the_rate_after_a_resume(mends: tuple[str, ...], blank: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(blank("u2pl"), tmp_path, dirs_exist_ok=True)
+    rates = []
+    for name, kill_at in (("killed", 2 * STEPS + 1), ("resumed", -1)):
+        options: dict[str, Any] = {"epochs": 3, "brpg": head("u2pl"), "mends": mends, "kill_at": kill_at}
+        run = train("u2pl", "train_semi.py", checkout("u2pl"), tmp_path, **options, name=name)
+        state = torch.load(run.workspace.checkpoint, weights_only=False)["optimizer_state"]
+        rates.append([group["lr"] for group in state["param_groups"]])
+    assert run.returncode == 0, run.log
+    assert (rates[1] < rates[0]) == bool(mends), "frozen unless mended"
+    if mends:
+        steps = 3 * STEPS
+        assert rates[1] == pytest.approx([rate * (1 / (steps - 2 * STEPS + 1)) ** 0.9 for rate in rates[0]])
+
+
+def test_under_torchrun(blank: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "subprocess", subprocess)
+    framework, script = "unimatch-v2", "fixmatch.py"
+    shutil.copytree(blank(framework), tmp_path, dirs_exist_ok=True)
+    run = train(framework, script, checkout(framework), tmp_path, processes=2, epochs=3, brpg=head(framework))
+    assert run.returncode == 0, run.log
+    for rank in range(2):
+        assert run.phases(rank) == ["warmup"] * 2 + ["collect"] * 2 + ["learn"] * 2
+    assert "learning with" in run.log
