@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +73,7 @@ class Plugin(nn.Module):
         self._logger = logger if rank() == 0 else None
         self._scalars: dict[str, Tensor] = {}
         self._phase: Phase | None = None
+        self._teacher_taps: list[FeatureTap] = []
         if settings is None:
             return
         self._settings = settings
@@ -124,13 +125,12 @@ class Plugin(nn.Module):
     @contextmanager
     def teacher_pass(self) -> Iterator[None]:
         """``torch.no_grad()`` around the teacher's pass, which is then there to take."""
-        with torch.no_grad():
-            if not self.enabled:
-                yield
-                return
-            features, logits = self._teacher_taps
-            with features, logits:
-                yield
+        with torch.no_grad(), ExitStack() as listening:
+            if self.enabled:
+                require(len(self._teacher_taps) > 0, "teacher", "the network, given to tap()", None)
+                for tap in self._teacher_taps:
+                    listening.enter_context(tap)
+            yield
 
     def _pairs(self, taps: list[FeatureTap], calls: int) -> list[tuple[Tensor, Tensor]]:
         features, logits = ([self._shrink(output) for output in tap.take(calls)] for tap in taps)
