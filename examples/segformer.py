@@ -74,7 +74,8 @@ def train(steps: int) -> PrototypeHead:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains for a few seconds."""
+    """Trains for less than a minute."""
+    torch.set_num_threads(1)  # more only wait for each other in so small a network
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=180)
     print(summary(train(parser.parse_args(argv).steps)))
