@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import linecache
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 
@@ -20,6 +23,9 @@ from rich.text import Text
 from .engine import PatchError
 from .framework import Framework, find_scripts
 from .registry import FRAMEWORKS
+
+CHILD = "BRPG_RUN"
+"""Tells the processes of ``brpg run`` what to execute; on their command line, options could be taken for another's."""
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
 Command = Callable[[Sequence[str]], int]
@@ -75,23 +81,22 @@ def run_command(argv: Sequence[str]) -> int:
     """Patch a script in memory and run it, in as many processes as asked for."""
     parser = _parser("run", "Patch a training script in memory and run it. Its own arguments follow after --.")
     parser.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="processes to start (default: 1)")
-    started_by_torchrun = "RANK" in os.environ
-    if started_by_torchrun:  # which swallows the --
-        arguments, script_arguments = parser.parse_known_args([argument for argument in argv if argument != "--"])
-    else:
-        own, script_arguments = _split(argv)
-        arguments = parser.parse_args(own)
+    if CHILD in os.environ:  # started by torchrun below
+        _execute(**json.loads(os.environ.pop(CHILD)))
+        return 0
+    own, script_arguments = _split(argv)
+    arguments = parser.parse_args(own)
     framework = _framework(arguments.framework)
     mends = _mends(framework, arguments.mend)
+    if arguments.nproc_per_node < 1:
+        raise PatchError(f"--nproc-per-node: expected at least 1, found {arguments.nproc_per_node}")
     script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
     patched = framework.patch(script.name, _read(script), mends)
-    if started_by_torchrun:
-        _execute(script, patched, script_arguments, script.parent if framework.runs_in_checkout else Path.cwd())
-        return 0
+    folder = script.parent if framework.runs_in_checkout else Path.cwd()
+    child = {"script": str(script), "source": patched, "arguments": script_arguments, "folder": str(folder)}
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
-    adapter = framework.name if framework.name in FRAMEWORKS else os.path.abspath(arguments.framework)
-    again = ["-m", "brpg_lib.cli", "run", adapter, str(script), *(f"--mend={mend}" for mend in mends)]
-    return subprocess.run([*launcher, "--standalone", *again, *script_arguments]).returncode
+    command = [*launcher, "--standalone", "-m", "brpg_lib.cli", "run"]
+    return subprocess.run(command, env=os.environ | {CHILD: json.dumps(child)}).returncode
 
 
 @one_line_errors
@@ -124,7 +129,10 @@ def _framework(name: str) -> Framework:
         raise PatchError(f"unknown framework {name!r}; known are {', '.join(FRAMEWORKS)}, or FILE.py with an adapter")
     if not Path(name).is_file():
         raise PatchError(f"{name}: no such file")
-    framework = runpy.run_path(name).get("FRAMEWORK")
+    try:
+        framework = runpy.run_path(name).get("FRAMEWORK")
+    except (Exception, SystemExit) as error:
+        raise PatchError(f"{name}: {type(error).__name__}: {error}") from None
     if not isinstance(framework, Framework):
         raise PatchError(f"{name}: expected FRAMEWORK = Framework(...), found {type(framework).__name__}")
     return framework
@@ -156,7 +164,9 @@ def _read(script: Path) -> str:
 def _write(files: dict[Path, str]) -> None:
     """Write all files or none; refuse to overwrite."""
     for target in files:
-        if target.exists():
+        if target.is_dir():
+            raise PatchError(f"{target}: is a folder; --output takes a file")
+        if os.path.lexists(target):
             raise PatchError(f"{target}: exists already; remove it, or patch to another place with --output")
     partial = {target: target.with_name(f".{target.name}.partial") for target in files}
     try:
@@ -167,7 +177,8 @@ def _write(files: dict[Path, str]) -> None:
             os.replace(partial[target], target)
     except OSError as error:
         for written in (*partial.values(), *files):
-            written.unlink(missing_ok=True)
+            with suppress(OSError):
+                written.unlink()
         message = f"{target.parent}: cannot be written to ({error.strerror}); patch to another place with --output"
         raise PatchError(message) from None
 
@@ -182,16 +193,19 @@ def _start_line(framework: Framework, script: Path, target: Path) -> str:
     """The command that starts a patched script; its arguments are an example."""
     folder = script.parent / framework.folder
     processes = max(1, torch.cuda.device_count())
-    imports = "" if target.parent == script.parent else f"PYTHONPATH={os.path.relpath(script.parent, folder)} "
-    path = os.path.relpath(target, folder)
-    return f"cd {folder} && {imports}torchrun --nproc_per_node={processes} {path} {framework.start[script.name]}"
+    source, destination = (
+        os.path.relpath(os.path.realpath(p), os.path.realpath(folder)) for p in (script.parent, target)
+    )
+    imports = "" if target.parent == script.parent else f"PYTHONPATH={shlex.quote(source)} "
+    start = f"torchrun --nproc_per_node={processes} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
+    return f"cd {shlex.quote(str(folder))} && {imports}{start}"
 
 
-def _execute(script: Path, source: str, arguments: list[str], folder: Path) -> None:
+def _execute(script: str, source: str, arguments: list[str], folder: str) -> None:
     """Run a source as if it were the script."""
     name = f"{script} (patched)"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
     os.chdir(folder)
-    sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
-    exec(compile(source, name, "exec"), {"__name__": "__main__", "__file__": str(script)})
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
+    exec(compile(source, name, "exec"), {"__name__": "__main__", "__file__": script})

@@ -7,10 +7,11 @@ import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import dropwhile, pairwise
 from typing import Any
 
 import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
 
 from . import patterns
 
@@ -26,11 +27,13 @@ class Edit(ABC):
     Attributes:
         anchor: Pattern of a statement or expression, see :mod:`brpg_lib.adapters.patterns`.
         within: Function that holds the place; empty for anywhere.
+        followed_by: Pattern of the statement right after the anchor's, if that matters.
         optional: A mend: done at every place that needs it, fine if there is none.
     """
 
     anchor: str
     within: str = ""
+    followed_by: str = ""
     optional: bool = False
 
     @property
@@ -41,7 +44,7 @@ class Edit(ABC):
 
     @property
     def uses(self) -> str:
-        """Code whose names the script must define."""
+        """Code whose names the script must define before it."""
         return ""
 
     @abstractmethod
@@ -67,7 +70,8 @@ class Before(Edit):
     @property
     def pattern(self) -> ast.AST:
         """See :class:`Edit`."""
-        return ast.parse(self.anchor).body[0]
+        (statement,) = ast.parse(self.anchor).body
+        return statement
 
     @property
     def uses(self) -> str:
@@ -128,10 +132,13 @@ class AddArgument(Edit):
     def apply(self, node: Any) -> Any:
         """See :class:`Edit`."""
         if isinstance(node, cst.FunctionDef):
+            if any(parameter.default is not None for parameter in node.params.params):
+                raise PatchError(f"{node.name.value}() has parameters with defaults; {self.code} cannot follow them")
             parameters = _with_item(node.params.params, cst.Param(cst.Name(self.code)), self.position)
             return node.with_changes(params=node.params.with_changes(params=parameters))
-        call = cst.ensure_type(cst.parse_expression(f"f({self.code})"), cst.Call)
-        added = call.args[0]
+        by_name = self.position is None and bool(node.args) and _keyword(node.args[-1]) is not None
+        code = f"{self.code}={self.code}" if by_name and self.code.isidentifier() else self.code
+        added = cst.ensure_type(cst.parse_expression(f"f({code})"), cst.Call).args[0]
         if added.keyword is not None and any(_keyword(argument) == added.keyword.value for argument in node.args):
             return node
         return node.with_changes(args=_with_item(node.args, added, self.position))
@@ -141,47 +148,56 @@ def patch(source: str, edits: Sequence[Edit]) -> str:
     """Apply ``edits`` to ``source``, all or none.
 
     Raises:
-        PatchError: An anchor is missing or there twice, an inserted name is defined nowhere, or the source is not valid
-            Python.
+        PatchError: An anchor is missing or there twice, a name that an edit uses is not defined before it, two edits
+            are at one place, or the source or the result is not valid Python.
     """
     try:
         module = cst.parse_module(source)
-    except cst.ParserSyntaxError as error:
-        raise PatchError(f"not valid Python: line {error.raw_line}") from None
-    finder = _Finder(module, edits)
-    module.visit(finder)
-    problems = [
-        f"{f'{count} places' if count else 'nothing'} in {f'{edit.within}()' if edit.within else 'the script'} "
-        f"like `{edit.anchor}`"
-        for edit, count in zip(edits, map(len, finder.found), strict=True)
-        if count != 1 and not edit.optional
-    ]
-    if not problems:
+        finder = _Finder(module, edits)
+        module.visit(finder)
+        problems = list(_misplaced(edits, finder.found)) or list(_undefined(source, edits, finder.found))
+        if problems:
+            raise PatchError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
         changed = module.visit(_Applier(edits, finder.found))
         assert isinstance(changed, cst.Module)
-        problems = list(_undefined(changed.code, edits))
-    if problems:
-        raise PatchError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+        ast.parse(changed.code)
+    except cst.ParserSyntaxError as error:
+        raise PatchError(f"not valid Python: line {error.raw_line}") from None
+    except (SyntaxError, cst.CSTValidationError) as error:
+        raise PatchError(f"not valid Python: {str(error).splitlines()[0]}") from None
     return changed.code
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A node that means the same as an anchor, its lines, and the functions that hold it."""
+
+    node: cst.CSTNode
+    last_line: int
+    functions: tuple[str, ...]
+
+
 class _Finder(cst.CSTVisitor):
-    """Lists, for each edit, the nodes that mean the same as its anchor."""
+    """Lists, for each edit, the places that its anchor means."""
 
     def __init__(self, module: cst.Module, edits: Sequence[Edit]) -> None:
         super().__init__()
         self._module, self._edits = module, edits
-        self._patterns = [edit.pattern for edit in edits]
+        self._patterns = [(edit.pattern, _statement(edit.followed_by)) for edit in edits]
+        self._lines = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
         self._functions: list[str] = []
-        self.found: list[list[cst.CSTNode]] = [[] for _ in edits]
+        self._next: dict[int, cst.CSTNode] = {}
+        self.found: list[list[_Place]] = [[] for _ in edits]
 
     def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.IndentedBlock | cst.Module):
+            self._next |= {id(one): two for one, two in pairwise(node.body)}
         meaning = _meaning(self._module, node)
         if meaning is not None:
-            for edit, pattern, found in zip(self._edits, self._patterns, self.found, strict=True):
+            for edit, (pattern, following), found in zip(self._edits, self._patterns, self.found, strict=True):
                 inside = not edit.within or edit.within in self._functions
-                if inside and patterns.matches(pattern, meaning):
-                    found.append(node)
+                if inside and patterns.matches(pattern, meaning) and self._is_followed(node, following):
+                    found.append(_Place(node, self._lines[node].end.line, tuple(self._functions)))
         if isinstance(node, cst.FunctionDef):
             self._functions.append(node.name.value)
         return True
@@ -190,15 +206,48 @@ class _Finder(cst.CSTVisitor):
         if isinstance(original_node, cst.FunctionDef):
             self._functions.pop()
 
+    def _is_followed(self, node: cst.CSTNode, pattern: ast.stmt | None) -> bool:
+        if pattern is None:
+            return True
+        following = self._next.get(id(node))
+        meaning = _meaning(self._module, following) if following is not None else None
+        return meaning is not None and patterns.matches(pattern, meaning)
+
 
 class _Applier(cst.CSTTransformer):
-    def __init__(self, edits: Sequence[Edit], places: Sequence[Sequence[cst.CSTNode]]) -> None:
+    def __init__(self, edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> None:
         super().__init__()
-        self._edits = {id(node): edit for edit, nodes in zip(edits, places, strict=True) for node in nodes}
+        self._edits = {id(place.node): edit for edit, places in _changing(edits, found) for place in places}
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
         edit = self._edits.get(id(original_node))
         return updated_node if edit is None else edit.apply(updated_node)
+
+
+def _changing(edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> Iterator[tuple[Edit, Sequence[_Place]]]:
+    for edit, places in zip(edits, found, strict=True):
+        if not isinstance(edit, Require):
+            yield edit, places
+
+
+def _misplaced(edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> Iterator[str]:
+    """Anchors that fit no place or several, and places that two edits want."""
+    for edit, places in zip(edits, found, strict=True):
+        if len(places) != 1 and not edit.optional:
+            count = f"{len(places)} places" if places else "nothing"
+            where = f"{edit.within}()" if edit.within else "the script"
+            after = f" followed by `{edit.followed_by}`" if edit.followed_by else ""
+            yield f"{count} in {where} like `{edit.anchor}`{after}"
+    taken: set[int] = set()
+    for edit, places in _changing(edits, found):
+        nodes = {id(place.node) for place in places}
+        if taken & nodes:
+            yield f"two edits at `{edit.anchor}`; make them one"
+        taken |= nodes
+
+
+def _statement(code: str) -> ast.stmt | None:
+    return ast.parse(code).body[0] if code else None
 
 
 def _meaning(module: cst.Module, node: cst.CSTNode) -> ast.AST | None:
@@ -232,6 +281,8 @@ def _keyword(argument: cst.Arg) -> str | None:
 
 def _with_item(items: Sequence[Any], item: Any, position: int | None) -> list[Any]:
     """``items`` of a call or function with one more, separated like the others."""
+    if not items:
+        return [item]
     if position is not None and position < len(items):
         return [*items[:position], item.with_changes(comma=items[0].comma), *items[position:]]
     *others, last = items
@@ -241,24 +292,29 @@ def _with_item(items: Sequence[Any], item: Any, position: int | None) -> list[An
     return [*others, last.with_changes(comma=between, **{end: cst.SimpleWhitespace("")}), item]
 
 
-def _undefined(source: str, edits: Sequence[Edit]) -> Iterator[str]:
-    """Names that an edit uses and the changed source does not define: they would fail in the middle of a training."""
+def _undefined(source: str, edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> Iterator[str]:
+    """Names that an edit uses where the script has not defined them: they would fail in the middle of a training."""
     tree = ast.parse(source)
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     top = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
     shared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    shared |= vars(builtins).keys() | functions.keys() | _defined(top)
-    for edit in edits:
-        known = shared | _defined([functions[edit.within]] if edit.within in functions else [])
-        used = {node.id for node in ast.walk(ast.parse(edit.uses)) if isinstance(node, ast.Name)}
-        if used - known:
-            yield f"no definition of {', '.join(sorted(used - known))} in {edit.within or 'the script'}"
+    shared |= vars(builtins).keys() | functions.keys() | _bound(top)
+    for edit, places in zip(edits, found, strict=True):
+        inserted = _bound([ast.parse(other.uses) for other in edits if other is not edit])
+        for place in places:
+            holding = [functions[name] for name in place.functions]
+            missing = _read(ast.parse(edit.uses).body) - shared - inserted - _bound(holding, until=place.last_line)
+            if missing:
+                where = f"{place.functions[-1]}()" if place.functions else "the script"
+                yield f"no definition of {', '.join(sorted(missing))} in {where} before `{edit.anchor}`"
 
 
-def _defined(nodes: Sequence[ast.AST]) -> set[str]:
-    """Names that the nodes bind: variables, parameters and imports."""
+def _bound(nodes: Sequence[ast.AST], until: float = float("inf")) -> set[str]:
+    """Names that the nodes bind up to a line: variables, parameters and imports."""
     names = set()
     for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        if getattr(node, "lineno", 0) > until:
+            continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.arg):
@@ -266,3 +322,21 @@ def _defined(nodes: Sequence[ast.AST]) -> set[str]:
         elif isinstance(node, ast.alias):
             names.add((node.asname or node.name).split(".")[0])
     return names
+
+
+def _read(statements: Sequence[ast.stmt]) -> set[str]:
+    """Names that statements read before they bind them."""
+    read: set[str] = set()
+    bound: set[str] = set()
+    for statement in statements:
+        inner = [getattr(statement, field, []) for field in ("body", "orelse", "finalbody")]
+        nested = {id(node) for block in inner for child in block for node in ast.walk(child)}
+        own = [node for node in ast.walk(statement) if id(node) not in nested]
+        local = _bound([node for node in own if isinstance(node, ast.comprehension | ast.arguments)])
+        names = {node.id for node in own if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        read |= names - bound - local
+        bound |= _bound([node for node in own if isinstance(node, ast.Name | ast.alias)])
+        for block in inner:
+            read |= _read(block) - bound
+            bound |= _bound(block)
+    return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from brpg_lib.distributed import rank, world_size
 from brpg_lib.validation import require
 
 from .settings import Settings, named_as_in_the_yaml
+
+PATIENCE = 10
+"""Losses in a row that no backward pass reaches, before that is an error."""
 
 
 class Writer(Protocol):
@@ -72,6 +76,7 @@ class Plugin(nn.Module):
         self.enabled = settings is not None
         self._logger = logger if rank() == 0 else None
         self._scalars: dict[str, Tensor] = {}
+        self._unused_losses = 0
         self._phase: Phase | None = None
         self._teacher_taps: list[FeatureTap] = []
         if settings is None:
@@ -208,10 +213,20 @@ class Plugin(nn.Module):
 
     def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, iteration: int) -> Tensor:
         """The weighted prototype loss of a step, to be added to the script's own; 0 before the learn phase."""
+        if self._unused_losses == PATIENCE:
+            raise RuntimeError(
+                f"brpg: its last {PATIENCE} losses were in no backward pass; add them to yours before it"
+            )
         output = self.head(labeled, unlabeled, iteration=iteration)
+        if output.loss.requires_grad:
+            self._unused_losses += 1
+            output.loss.register_hook(self._note_use)
         self._scalars = {"loss": output.loss.detach(), **output.metrics}
         self._announce(output.phase, iteration)
         return output.loss
+
+    def _note_use(self, gradient: Tensor) -> None:
+        self._unused_losses = 0
 
     def _announce(self, phase: Phase, iteration: int) -> None:
         if self._logger is not None and phase is not self._phase:
@@ -253,7 +268,7 @@ class Plugin(nn.Module):
             torch.save({"epoch": int(epoch), "plugin": self.state_dict()}, file)
             file.flush()
             os.fsync(file.fileno())
-        if current.exists() and _read(current, mmap=True)["epoch"] != epoch:  # the same: left by a killed run
+        if _epoch(current) not in (None, epoch):  # the same: left by a killed run
             os.replace(current, previous)
         os.replace(partial, current)
 
@@ -268,21 +283,18 @@ class Plugin(nn.Module):
             ValueError: There is no state of that epoch, or it is of a head with other settings, or the plug-in is
                 disabled and the checkpoint was trained with it.
         """
-        files = [file for file in _beside(checkpoint) if file.exists()]
-        name = Path(checkpoint).name
+        files = {file: _epoch(file) for file in _beside(checkpoint) if file.exists()}
+        fitting = [file for file, found in files.items() if found == epoch]
+        place = Path(checkpoint).with_suffix(".brpg.pth")
         if not self.enabled:
-            message = f"{name} was trained with the head: set enabled: true, or save to another place"
-            require(not files, "brpg.enabled", "true", f"false ({message})")
+            message = f"false, but {Path(checkpoint).name} was trained with the head: enable it, or save elsewhere"
+            require(not fitting, "brpg.enabled", "true", message)
             return
-        epochs = []
-        for file in files:
-            state = _read(file)
-            if state["epoch"] == epoch:
-                self.load_state_dict(state["plugin"])
-                return
-            epochs.append(state["epoch"])
-        found = f"epochs {epochs}" if epochs else "none: it was trained without, so set enabled: false, or start anew"
-        raise ValueError(f"brpg: expected a state of epoch {epoch} beside {checkpoint}, found {found}")
+        if not fitting:
+            names = ", ".join(f"{file.name} of epoch {found}" for file, found in files.items())
+            advice = "a copied checkpoint needs its .brpg.pth too, one trained without the head needs enabled: false"
+            raise ValueError(f"brpg: expected {place} of epoch {epoch}, found {names or 'none'}; {advice}")
+        self.load_state_dict(_read(fitting[0])["plugin"])
 
 
 def _beside(checkpoint: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -294,3 +306,12 @@ def _beside(checkpoint: str | os.PathLike[str]) -> tuple[Path, Path]:
 def _read(file: Path, *, mmap: bool = False) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     return state
+
+
+def _epoch(file: Path) -> int | None:
+    """The epoch of a state file; None if it is none, or damaged."""
+    try:
+        epoch: int = _read(file, mmap=True)["epoch"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
+        return None
+    return epoch

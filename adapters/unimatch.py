@@ -55,13 +55,14 @@ LATEST = "os.path.join(args.save_path, 'latest.pth')"
 BEST = "os.path.join(args.save_path, 'best.pth')"
 
 
-def training_script(plugin: str, step: str, marker: str) -> Sequence[Edit]:
+def training_script(plugin: str, step: str, marker: str, passes: Sequence[str]) -> Sequence[Edit]:
     """The edits that UniMatch and its successor share.
 
     Args:
         plugin: Builds ``brpg`` before the script looks for a checkpoint.
         step: Adds the head's loss to ``loss``.
         marker: Import of the network, which tells the two frameworks apart.
+        passes: Forward passes whose order of images ``step`` relies on.
     """
     return (
         Require(anchor=marker),
@@ -75,7 +76,8 @@ def training_script(plugin: str, step: str, marker: str) -> Sequence[Edit]:
         AddArgument(anchor=f"torch.load({LATEST}, ...)", code="weights_only=False", optional=True),
         After(anchor="epoch = -1", within="main", code=plugin),
         After(anchor="checkpoint = torch.load(...)", within="main", code=f"brpg.load({LATEST}, checkpoint['epoch'])"),
-        Before(anchor="optimizer.zero_grad()", within="main", code=step),
+        *(Require(anchor=call, within="main") for call in passes),
+        Before(anchor="optimizer.zero_grad()", followed_by="loss.backward()", within="main", code=step),
         After(
             anchor="writer.add_scalar('train/mask_ratio', mask_ratio, iters)",
             within="main",
@@ -101,12 +103,19 @@ ARGUMENTS = (
     "--unlabeled-id-path splits/pascal/732/unlabeled.txt --save-path exp/pascal/{name}_brpg/r101/732"
 )
 STEPS = {"unimatch.py": UNIMATCH_STEP, "fixmatch.py": FIXMATCH_STEP}
+PASSES = {
+    "unimatch.py": (
+        "model(torch.cat((img_x, img_u_w)), True)",
+        "model(torch.cat((img_u_s1, img_u_s2)))",
+    ),
+    "fixmatch.py": ("model(torch.cat((img_x, img_u_w)))", "model(img_u_s)"),
+}
 
 UNIMATCH = Framework(
     name="unimatch",
     repository="https://github.com/LiheYoung/UniMatch",
     commits=("0324f3d",),
-    scripts={script: training_script(PLUGIN, step, MARKER) for script, step in STEPS.items()},
+    scripts={script: training_script(PLUGIN, step, MARKER, PASSES[script]) for script, step in STEPS.items()},
     start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
     mends={"short-epochs": small_epochs(tuple(STEPS))},
 )

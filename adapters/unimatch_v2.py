@@ -64,12 +64,22 @@ ARGUMENTS = (
     "--unlabeled-id-path splits/pascal/366/unlabeled.txt --save-path exp/pascal/{name}_brpg/dinov2_small/366"
 )
 STEPS = {"unimatch_v2.py": UNIMATCH_V2_STEP, "fixmatch.py": FIXMATCH_STEP}
+PASSES = {
+    "unimatch_v2.py": (
+        "model_ema(img_u_w)",
+        "model(img_x)",
+        "model(torch.cat((img_u_s1, img_u_s2)), comp_drop=True)",
+    ),
+    "fixmatch.py": ("model_ema(img_u_w)", "model(torch.cat((img_x, img_u_s)))"),
+}
 
 UNIMATCH_V2 = Framework(
     name="unimatch-v2",
     repository="https://github.com/LiheYoung/UniMatch-V2",
     commits=("f6afb4d",),
-    scripts={script: (*training_script(PLUGIN, step, MARKER), *TEACHER) for script, step in STEPS.items()},
+    scripts={
+        script: (*training_script(PLUGIN, step, MARKER, PASSES[script]), *TEACHER) for script, step in STEPS.items()
+    },
     start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
     mends={"short-epochs": small_epochs(tuple(STEPS))},
 )

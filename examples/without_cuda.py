@@ -53,6 +53,8 @@ def main() -> None:
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")
+    if dist.is_initialized():
+        dist.destroy_process_group()  # else gloo may abort at exit, which NCCL does not
 
 
 if __name__ == "__main__":

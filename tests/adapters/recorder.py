@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
@@ -110,6 +111,8 @@ def main() -> None:
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")
+    if dist.is_initialized():
+        dist.destroy_process_group()  # else gloo may abort at exit
 
 
 if __name__ == "__main__":

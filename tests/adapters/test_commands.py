@@ -157,12 +157,45 @@ def test_an_edited_anchor(unimatch: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "known to work: https://github.com/LiheYoung/UniMatch at 0324f3d" in message
     script.write_text(original.replace("optimizer.zero_grad()", "optimizer.zero_grad(); optimizer.zero_grad()"))
     assert "nothing in main()" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
-    indented = "optimizer.zero_grad()\n            optimizer.zero_grad()\n"
-    script.write_text(original.replace("optimizer.zero_grad()\n", indented))
+    step = "            optimizer.zero_grad()\n            loss.backward()\n"
+    script.write_text(original.replace(step, step + step))
     assert "found 2 places in main() like" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
     script.write_text(original.replace("conf_u_w_cutmixed", "confidence_cutmixed"))
     message = refused(capsys, unimatch, "patch", "unimatch", unimatch)
     assert "found no definition of conf_u_w_cutmixed in main" in message
+
+
+EDITS = {
+    "the loss that goes backward is another": (
+        "loss.backward()",
+        "(loss + penalty).backward()",
+        "zero_grad()` followed by",
+    ),
+    "gradients are cleared at the end": (
+        "            optimizer.zero_grad()\n            loss.backward()\n            optimizer.step()\n",
+        "            loss.backward()\n            optimizer.step()\n            optimizer.zero_grad()\n",
+        "like `optimizer.zero_grad()` followed by `loss.backward()`",
+    ),
+    "images in another order": (
+        "((img_x, img_u_w))",
+        "((img_u_w, img_x))",
+        "like `model(torch.cat((img_x, img_u_w)))`",
+    ),
+    "another name for the loss": ("loss", "total", "like `optimizer.zero_grad()` followed by `loss.backward()`"),
+    "another name for the step": ("for i, (", "for step, (", "no definition of i in main() before"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_that_would_train_without_the_head(
+    name: str, unimatch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = unimatch / "fixmatch.py"
+    old, new, message = EDITS[name]
+    original = script.read_text()
+    assert old in original
+    script.write_text(original.replace(old, new))
+    assert message in refused(capsys, unimatch, "patch", "unimatch", script)
 
 
 def test_patching_twice(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ TWICE = "2 places in the script like `a = ...`"
         (
             SOURCE,
             After(anchor="total = ...", within="main", code="use(nowhere, step)"),
-            "no definition of nowhere, use in main",
+            "no definition of nowhere, step, use in main() before",
         ),
         ("a = (1\n", Require(anchor="a = ..."), "not valid Python: line"),
     ],

@@ -596,13 +596,15 @@ def test_killed_twice_before_the_script_wrote(latest: Path) -> None:
 
 
 def test_no_state_at_all(latest: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected a state of epoch 3 .*found none.*enabled: false"):
+    with pytest.raises(ValueError, match=r"expected .* of epoch 3, found none; .*enabled: false"):
         loaded(latest, 3)
 
 
 def test_disabled_refuses_a_checkpoint_with_a_head(latest: Path) -> None:
     trained(1).save(latest, 0)
-    with pytest.raises(ValueError, match=r"^brpg\.enabled: expected true, found false \(latest\.pth was trained with"):
+    with pytest.raises(
+        ValueError, match=r"^brpg\.enabled: expected true, found false, but latest\.pth was trained with"
+    ):
         plugin({"enabled": False}).load(latest, 0)
     plugin({"enabled": False}).load(latest.with_name("another.pth"), 0)
     latest.with_name("latest.brpg.pth").rename(latest.with_name("latest.brpg.previous.pth"))
@@ -628,3 +630,28 @@ def test_a_resumed_head_goes_on_in_its_phase(latest: Path) -> None:
     brpg.load(latest, 0)
     assert brpg.head.phase is Phase.COLLECT
     assert brpg.weak_view(torch.randn(2, 6, 4, 4), torch.randn(2, CLASSES, 4, 4))
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(latest: Path) -> None:
+    brpg = plugin()
+    for epoch in range(2):
+        step(brpg, epoch)
+        brpg.save(latest, epoch)
+    current = latest.with_suffix(".brpg.pth")
+    for damage in (b"", b"no state", current.read_bytes()[:100]):
+        current.write_bytes(damage)
+        plugin().load(latest, 0)
+        with pytest.raises(ValueError, match=r"of epoch 1, found .* of epoch None, .* of epoch 0"):
+            plugin().load(latest, 1)
+    brpg.save(latest, 1)
+    plugin().load(latest, 1)
+
+
+def test_losses_that_never_go_backward_are_an_error() -> None:
+    brpg = plugin()
+    for iteration in range(12):
+        step(brpg, iteration).backward()
+    for iteration in range(12, 22):
+        step(brpg, iteration)
+    with pytest.raises(RuntimeError, match="brpg: its last 10 losses were in no backward pass"):
+        step(brpg, 22)

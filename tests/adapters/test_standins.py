@@ -257,8 +257,8 @@ def test_wrong_settings_stop_the_training(trainings: Trainings, tmp_path: Path) 
     framework, script = trainings.framework, trainings.script
     name = trainings.alone.workspace.checkpoint.name
     cases: list[tuple[Run, dict[str, Any], str]] = [
-        (trainings.alone, OFF, f"brpg.enabled: expected true, found false ({name} was trained with the head"),
-        (trainings.disabled, head(framework), "trained without, so set enabled: false"),
+        (trainings.alone, OFF, f"brpg.enabled: expected true, found false, but {name} was trained with the head"),
+        (trainings.disabled, head(framework), "one trained without the head needs enabled: false"),
         (trainings.unpatched, {"queue_sise": 5}, "brpg.queue_sise: expected one of"),
     ]
 

@@ -123,11 +123,11 @@ def train(
             if np.random.rand() < 0.5:
                 image_u_aug, label_u_aug, logits_u_aug = generate_unsup_data(image_u, label_u_aug, logits_u_aug)
 
-            together = torch.cat((image_l, image_u_aug))
-            outs = model(together)
+            image_all = torch.cat((image_l, image_u_aug))
+            outs = model(image_all)
             logits_l, logits_u = resized(outs["pred"], size).split(len(image_l))
             with torch.no_grad():
-                outs_teacher = model_teacher.train()(together)
+                outs_teacher = model_teacher.train()(image_all)
             sup_loss = F.cross_entropy(logits_l, label_l, ignore_index=255)
             kept = surest_pixels(label_u_aug, resized(outs_teacher["pred"][len(image_l) :], size))
             unsup_loss = F.cross_entropy(logits_u, kept, ignore_index=255)

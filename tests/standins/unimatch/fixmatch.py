@@ -52,7 +52,8 @@ def main():
         for loader in (trainloader_l, trainloader_u):
             loader.sampler.set_epoch(epoch)
         for i, ((img_x, mask_x), views, others) in enumerate(zip(trainloader_l, trainloader_u, trainloader_u)):
-            weak, strong, _, ignore_mask, box, _ = (view.cuda() for view in views)
+            img_x, mask_x = img_x.cuda(), mask_x.cuda()
+            img_u_w, strong, _, ignore_mask, box, _ = (view.cuda() for view in views)
             weak_mix, strong_mix, _, ignore_mix, _, _ = (view.cuda() for view in others)
 
             with torch.no_grad():
@@ -61,14 +62,15 @@ def main():
 
             model.train()
             num_lb = len(img_x)
-            logits = model(torch.cat((img_x.cuda(), weak)))
-            strong_logits = model(cutmix(box, strong, strong_mix))
+            logits = model(torch.cat((img_x, img_u_w)))
+            img_u_s = cutmix(box, strong, strong_mix)
+            strong_logits = model(img_u_s)
             conf_u_w, mask_u_w = logits[num_lb:].detach().softmax(dim=1).max(dim=1)
             mask_u_w_cutmixed = cutmix(box, mask_u_w, mask_mix)
             conf_u_w_cutmixed = cutmix(box, conf_u_w, conf_mix)
             ignore_mask_cutmixed = cutmix(box, ignore_mask, ignore_mix)
             targets = mask_u_w_cutmixed, conf_u_w_cutmixed, ignore_mask_cutmixed
-            loss = criterion(logits[:num_lb], mask_x.cuda())
+            loss = criterion(logits[:num_lb], mask_x)
             loss = loss + consistency(strong_logits, *targets, cfg["conf_thresh"])
 
             optimizer.zero_grad()

@@ -52,7 +52,8 @@ def main():
         for loader in (trainloader_l, trainloader_u):
             loader.sampler.set_epoch(epoch)
         for i, ((img_x, mask_x), views, others) in enumerate(zip(trainloader_l, trainloader_u, trainloader_u)):
-            weak, strong1, strong2, ignore_mask, box1, box2 = (view.cuda() for view in views)
+            img_x, mask_x = img_x.cuda(), mask_x.cuda()
+            img_u_w, strong1, strong2, ignore_mask, box1, box2 = (view.cuda() for view in views)
             weak_mix, strong1_mix, strong2_mix, ignore_mix, _, _ = (view.cuda() for view in others)
 
             with torch.no_grad():
@@ -60,10 +61,10 @@ def main():
                 conf_mix, mask_mix = model(weak_mix).softmax(dim=1).max(dim=1)
 
             model.train()
-            num_lb, num_ulb = len(img_x), len(weak)
-            logits, perturbed = model(torch.cat((img_x.cuda(), weak)), True)
-            strong = cutmix(box1, strong1, strong1_mix), cutmix(box2, strong2, strong2_mix)
-            logits1, logits2 = model(torch.cat(strong)).chunk(2)
+            num_lb, num_ulb = len(img_x), len(img_u_w)
+            logits, perturbed = model(torch.cat((img_x, img_u_w)), True)
+            img_u_s1, img_u_s2 = cutmix(box1, strong1, strong1_mix), cutmix(box2, strong2, strong2_mix)
+            logits1, logits2 = model(torch.cat((img_u_s1, img_u_s2))).chunk(2)
             conf_u_w, mask_u_w = logits[num_lb:].detach().softmax(dim=1).max(dim=1)
 
             mask_u_w_cutmixed1, mask_u_w_cutmixed2 = (cutmix(box, mask_u_w, mask_mix) for box in (box1, box2))
@@ -76,7 +77,7 @@ def main():
                 (logits2, mask_u_w_cutmixed2, conf_u_w_cutmixed2, ignore_mask_cutmixed2),
                 (perturbed[-num_ulb:], mask_u_w, conf_u_w, ignore_mask),
             )
-            loss = criterion(logits[:num_lb], mask_x.cuda())
+            loss = criterion(logits[:num_lb], mask_x)
             loss = loss + sum(consistency(*term, cfg["conf_thresh"]) for term in terms)
 
             optimizer.zero_grad()

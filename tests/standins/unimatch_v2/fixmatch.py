@@ -56,18 +56,20 @@ def main():
             loader.sampler.set_epoch(epoch)
         model.train()
         for i, ((img_x, mask_x), views) in enumerate(zip(trainloader_l, trainloader_u)):
-            weak, strong, _, ignore_mask, box, _ = (view.cuda() for view in views)
+            img_x, mask_x = img_x.cuda(), mask_x.cuda()
+            img_u_w, strong, _, ignore_mask, box, _ = (view.cuda() for view in views)
 
             with torch.no_grad():
-                conf_u_w, mask_u_w = model_ema(weak).softmax(dim=1).max(dim=1)
+                conf_u_w, mask_u_w = model_ema(img_u_w).softmax(dim=1).max(dim=1)
 
             num_lb = len(img_x)
-            logits = model(torch.cat((img_x.cuda(), cutmix(box, strong, strong.flip(0)))))
+            img_u_s = cutmix(box, strong, strong.flip(0))
+            logits = model(torch.cat((img_x, img_u_s)))
             mask_u_w_cutmixed = cutmix(box, mask_u_w, mask_u_w.flip(0))
             conf_u_w_cutmixed = cutmix(box, conf_u_w, conf_u_w.flip(0))
             ignore_mask_cutmixed = cutmix(box, ignore_mask, ignore_mask.flip(0))
             targets = mask_u_w_cutmixed, conf_u_w_cutmixed, ignore_mask_cutmixed
-            loss = criterion(logits[:num_lb], mask_x.cuda())
+            loss = criterion(logits[:num_lb], mask_x)
             loss = loss + consistency(logits[num_lb:], *targets, cfg["conf_thresh"])
 
             optimizer.zero_grad()

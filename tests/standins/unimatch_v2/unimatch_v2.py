@@ -56,14 +56,16 @@ def main():
             loader.sampler.set_epoch(epoch)
         model.train()
         for i, ((img_x, mask_x), views) in enumerate(zip(trainloader_l, trainloader_u)):
-            weak, strong1, strong2, ignore_mask, box1, box2 = (view.cuda() for view in views)
+            img_x, mask_x = img_x.cuda(), mask_x.cuda()
+            img_u_w, strong1, strong2, ignore_mask, box1, box2 = (view.cuda() for view in views)
 
             with torch.no_grad():
-                conf_u_w, mask_u_w = model_ema(weak).softmax(dim=1).max(dim=1)
+                conf_u_w, mask_u_w = model_ema(img_u_w).softmax(dim=1).max(dim=1)
 
-            logits = model(img_x.cuda())
-            strong = cutmix(box1, strong1, strong1.flip(0)), cutmix(box2, strong2, strong2.flip(0))
-            logits1, logits2 = model(torch.cat(strong), comp_drop=True).chunk(2)
+            logits = model(img_x)
+            img_u_s1 = cutmix(box1, strong1, strong1.flip(0))
+            img_u_s2 = cutmix(box2, strong2, strong2.flip(0))
+            logits1, logits2 = model(torch.cat((img_u_s1, img_u_s2)), comp_drop=True).chunk(2)
 
             mask_u_w_cutmixed1, mask_u_w_cutmixed2 = (cutmix(box, mask_u_w, mask_u_w.flip(0)) for box in (box1, box2))
             conf_u_w_cutmixed1, conf_u_w_cutmixed2 = (cutmix(box, conf_u_w, conf_u_w.flip(0)) for box in (box1, box2))
@@ -74,7 +76,7 @@ def main():
                 (logits1, mask_u_w_cutmixed1, conf_u_w_cutmixed1, ignore_mask_cutmixed1),
                 (logits2, mask_u_w_cutmixed2, conf_u_w_cutmixed2, ignore_mask_cutmixed2),
             )
-            loss = criterion(logits, mask_x.cuda())
+            loss = criterion(logits, mask_x)
             loss = loss + sum(consistency(*term, cfg["conf_thresh"]) for term in terms)
 
             optimizer.zero_grad()
