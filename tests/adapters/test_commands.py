@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -238,6 +239,38 @@ def test_output_into_a_folder_that_is_not_there(unimatch: Path, capsys: pytest.C
     assert "--output takes one script" in message
 
 
+def test_folders_with_spaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkout = copy_of("unimatch", tmp_path / "my clones")
+    assert main(["patch", "unimatch", str(checkout / "unimatch.py"), "--output", str(tmp_path / "its copy.py")]) == 0
+    line = capsys.readouterr().out.splitlines()[-2].strip()
+    words = shlex.split(line)
+    assert words[1] == str(checkout)
+    assert Path(checkout, words[words.index("torchrun") + 2]).resolve() == tmp_path / "its copy.py"
+
+
+def test_what_is_no_place_for_a_file(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = unimatch / "unimatch.py"
+    message = refused(capsys, unimatch, "patch", "unimatch", script, "--output", unimatch)
+    assert f"{unimatch}: is a folder; --output takes a file" in message
+    message = refused(capsys, unimatch, "patch", "unimatch", script, "--output", script / "x.py")
+    assert "cannot be written to" in message
+
+
+ADAPTERS = {
+    "x = (": "SyntaxError",
+    "import nowhere_at_all": "ModuleNotFoundError: No module named 'nowhere_at_all'",
+    "1 / 0": "ZeroDivisionError",
+    "raise SystemExit(3)": "SystemExit: 3",
+}
+
+
+@pytest.mark.parametrize("code", ADAPTERS)
+def test_an_adapter_that_fails(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = tmp_path / "mine.py"
+    adapter.write_text(code)
+    assert f"{adapter}: {ADAPTERS[code]}" in refused(capsys, tmp_path, "patch", adapter, tmp_path)
+
+
 def test_what_is_no_python(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (unimatch / "unimatch.py").write_bytes(b"\xff\xfe")
     assert "cannot be read" in refused(capsys, unimatch, "patch", "unimatch", unimatch)
@@ -272,6 +305,15 @@ def test_run_refuses_before_it_starts(unimatch: Path, capsys: pytest.CaptureFixt
     assert "it looks like unimatch" in refused(capsys, unimatch, "run", "u2pl", unimatch, "--", "--config=x")
 
 
+@pytest.mark.parametrize("processes", ["0", "-1"])
+def test_run_needs_a_process(processes: str, unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, unimatch, "run", "unimatch", unimatch, "--nproc-per-node", processes)
+    assert f"--nproc-per-node: expected at least 1, found {processes}" in message
+
+
+ARGUMENTS = ["--config=a b.yaml", "--help", "--mend", "x", "--nproc-per-node", "4", "--", "-x"]
+
+
 def test_run_patches_in_memory(tmp_path: Path) -> None:
     checkout = copy_of("unimatch", tmp_path)
     before = files(checkout)
@@ -286,10 +328,8 @@ def test_run_patches_in_memory(tmp_path: Path) -> None:
     script.write_text(text)
     before[script] = script.read_bytes()
     command = [sys.executable, "-m", "brpg_lib.cli", "run", "unimatch", str(script), "--nproc-per-node=2", "--"]
-    done = subprocess.run(
-        [*command, "--config=a b.yaml", "--port", "1", "-x"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([*command, *ARGUMENTS], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    expected = f"__main__ ['--config=a b.yaml', '--port', '1', '-x'] {checkout}"
+    expected = f"__main__ {ARGUMENTS} {checkout}"
     assert sorted(done.stdout.splitlines()) == [f"{expected} {rank} True True" for rank in range(2)]
     assert {path: text for path, text in files(checkout).items() if "__pycache__" not in path.parts} == before

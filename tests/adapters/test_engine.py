@@ -158,6 +158,44 @@ def test_refuses(source: str, edit: Edit, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_two_edits_at_one_place_are_refused() -> None:
+    edits = [Before(anchor="a = 1", code="b = 2"), After(anchor="a = ...", code="c = 3")]
+    with pytest.raises(PatchError, match=r"two edits at `a = \.\.\.`; make them one"):
+        patch("a = 1\n", edits)
+    assert patch("a = 1\n", [Require(anchor="a = 1"), *edits[1:]]) == "a = 1\nc = 3\n"
+
+
+def test_names_must_be_defined_before_they_are_used() -> None:
+    source = "def f(x):\n    a = 1\n    for i in x:\n        pass\n"
+    for code in ("lost = lost + 1", "if x:\n    new = x\nelse:\n    new = new + 1", "use = i"):
+        with pytest.raises(PatchError, match="no definition of (lost|new|i) in f"):
+            patch(source, [After(anchor="a = 1", within="f", code=code)])
+    fine = "new = x\nnew = new + a\nmany = [j for j in x]\nkey = lambda k: k + new"
+    patch(source, [After(anchor="a = 1", code=fine)])
+    patch(
+        source, [Before(anchor="a = 1", within="f", code="lost = 0"), After(anchor="for i in x: ...", code="x = lost")]
+    )
+
+
+def test_what_must_follow() -> None:
+    source = "clear = step = print\nclear()\nstep()\nclear()\n"
+    edit = Before(anchor="clear()", followed_by="step()", code="a = 1")
+    assert patch(source, [edit]) == source.replace("clear()\nstep", "a = 1\nclear()\nstep")
+    with pytest.raises(PatchError, match=r"nothing in the script like `clear\(\)` followed by `print\(\)`"):
+        patch(source, [Before(anchor="clear()", followed_by="print()", code="a = 1")])
+
+
+def test_arguments_after_named_ones_are_named() -> None:
+    source = "train = brpg = print\ntrain(1, size=2)\n"
+    patched = patch(source, [AddArgument(anchor="train(...)", code="brpg")])
+    assert patched == source.replace("size=2", "size=2, brpg=brpg")
+    assert patch("train = brpg = print\ntrain()\n", [AddArgument(anchor="train()", code="brpg")]).endswith(
+        "train(brpg)\n"
+    )
+    with pytest.raises(PatchError, match=r"train\(\) has parameters with defaults"):
+        patch("def train(a=1):\n    pass\n", [AddArgument(anchor="def train(): ...", code="brpg")])
+
+
 def test_all_problems_are_counted() -> None:
     edits = [Require(anchor="gone = 1"), Require(anchor="lost = 2"), Require(anchor="total = 0", within="main")]
     with pytest.raises(PatchError, match=r"`gone = 1` \(and 1 more\)"):

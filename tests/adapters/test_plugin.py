@@ -512,7 +512,7 @@ def test_the_state_before_is_kept(latest: Path) -> None:
     assert same(loaded(latest, 2), states[2]), "killed before the script wrote its checkpoint of epoch 3"
     assert {file.name for file in latest.parent.iterdir()} == {"latest.brpg.pth", "latest.brpg.previous.pth"}
     for epoch in (0, 1, 4):
-        with pytest.raises(ValueError, match=rf"expected a state of epoch {epoch} .*latest\.pth.*epochs \[3, 2\]"):
+        with pytest.raises(ValueError, match=rf"of epoch {epoch}, found .* of epoch 3, .* of epoch 2;"):
             loaded(latest, epoch)
 
 
