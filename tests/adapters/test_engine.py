@@ -167,14 +167,13 @@ def test_two_edits_at_one_place_are_refused() -> None:
 
 def test_names_must_be_defined_before_they_are_used() -> None:
     source = "def f(x):\n    a = 1\n    for i in x:\n        pass\n"
-    for code in ("lost = lost + 1", "if x:\n    new = x\nelse:\n    new = new + 1", "use = i"):
-        with pytest.raises(PatchError, match="no definition of (lost|new|i) in f"):
+    for code in ("lost = lost + 1", "if x:\n    new = new + x", "use = i"):
+        with pytest.raises(PatchError, match=r"no definition of (lost|new|i) in f\(\)"):
             patch(source, [After(anchor="a = 1", within="f", code=code)])
     fine = "new = x\nnew = new + a\nmany = [j for j in x]\nkey = lambda k: k + new"
     patch(source, [After(anchor="a = 1", code=fine)])
-    patch(
-        source, [Before(anchor="a = 1", within="f", code="lost = 0"), After(anchor="for i in x: ...", code="x = lost")]
-    )
+    edits = [Before(anchor="a = 1", within="f", code="lost = 0"), After(anchor="for i in x: ...", code="x = lost")]
+    patch(source, edits)
 
 
 def test_what_must_follow() -> None:
