@@ -58,9 +58,9 @@ class PrototypeHead(StateModule):
 
     The state is buffers only, so it needs neither an optimizer nor DDP around it (which would broadcast the queues in
     every step), and ``state_dict()`` resumes it in any phase. In train mode a call does the phase's work and advances
-    ``iteration``; in eval mode it changes nothing.
-    Classes without prototypes do not count in the loss. While such a class is in the labels, sampling goes on in the
-    learn phase, and the class joins as soon as one of its queues has as many rows as it wants prototypes.
+    ``iteration``; in eval mode it changes nothing. Classes without prototypes do not count in the loss. While such a
+    class is in the labels, sampling goes on in the learn phase, and the class joins as soon as one of its queues has as
+    many rows as it wants prototypes.
 
     Args:
         num_classes: Number of classes C.

@@ -186,6 +186,17 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
 }
 
 
+def write_patched(
+    framework: str, script: str, checkout: Path, folder: Path, mends: Sequence[str] = ("short-epochs",)
+) -> Path:
+    """Write the patched script of a checkout to a folder, with those of the ``mends`` that the framework has."""
+    found = FRAMEWORKS[framework]
+    source = (checkout / script).read_text()
+    target = folder / script.replace(".py", "_brpg.py")
+    target.write_text(found.patch(script, source, [mend for mend in found.mends if mend in mends]))
+    return target
+
+
 def patch_and_train(
     framework: str, checkout: Path, folder: Path, *, script: str | None = None, processes: int = 1, epochs: int = 3
 ) -> int:
@@ -203,13 +214,10 @@ def patch_and_train(
         Exit status of the training.
     """
     checkout, folder = checkout.resolve(), folder.resolve()
-    found = FRAMEWORKS[framework]
-    script = script or next(iter(found.scripts))
-    source = (checkout / script).read_text()
+    script = script or next(iter(FRAMEWORKS[framework].scripts))
     folder.mkdir(parents=True, exist_ok=True)
     workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG)
-    patched = folder / script.replace(".py", "_brpg.py")
-    patched.write_text(found.patch(script, source, [mend for mend in found.mends if mend == "short-epochs"]))
+    patched = write_patched(framework, script, checkout, folder)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "brpg_lib.examples.without_cuda", str(patched), *workspace.arguments]
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import runpy
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,21 @@ def stay_on_the_cpu() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
-def main() -> None:
-    """Run the script named on the command line."""
-    script, *arguments = sys.argv[1:]
-    if not torch.cuda.is_available():
-        stay_on_the_cpu()
+def run_script(script: str, arguments: Sequence[str]) -> None:
+    """Run a script as if it had been started by itself."""
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")
     if dist.is_initialized():
         dist.destroy_process_group()  # else gloo may abort at exit, which NCCL does not
+
+
+def main() -> None:
+    """Run the script named on the command line."""
+    script, *arguments = sys.argv[1:]
+    if not torch.cuda.is_available():
+        stay_on_the_cpu()
+    run_script(script, arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import random
-import runpy
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from brpg_lib.adapters.plugin import Plugin
-from brpg_lib.examples.without_cuda import stay_on_the_cpu
+from brpg_lib.examples.without_cuda import run_script, stay_on_the_cpu
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -108,11 +106,7 @@ def main() -> None:
     if "brpg_lib" not in Path(script).read_text():
         bring_back_old_names()
     Plugin.forward = record(Plugin.forward, Path(folder), int(kill_at))  # type: ignore[method-assign]
-    sys.argv = [script, *arguments]
-    sys.path[0] = str(Path(script).resolve().parent)
-    runpy.run_path(script, run_name="__main__")
-    if dist.is_initialized():
-        dist.destroy_process_group()  # else gloo may abort at exit
+    run_script(script, arguments)
 
 
 if __name__ == "__main__":

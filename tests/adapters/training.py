@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from brpg_lib.adapters.registry import FRAMEWORKS
-from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace
+from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace, write_patched
 
 RECORDER = Path(__file__).with_name("recorder.py")
 SCRIPTS = [(framework.name, script) for framework in FRAMEWORKS.values() for script in framework.scripts]
@@ -69,13 +69,11 @@ def train(
         mends: Upstream bugs to repair in the patched script, as far as it has them.
         name: Names the records of this run.
     """
-    found = FRAMEWORKS[framework]
     workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG if brpg is None else brpg)
-    source = (checkout / script).read_text()
     if patched:
-        target = folder / script.replace(".py", "_brpg.py")
-        target.write_text(found.patch(script, source, [mend for mend in found.mends if mend in mends]))
+        target = write_patched(framework, script, checkout, folder, mends)
     else:
+        source = (checkout / script).read_text()
         target = folder / script
         target.write_text(source.replace("len(trainloader_u) // 8", "max(1, len(trainloader_u) // 8)"))
     records = folder / name
