@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.kmeans import kmeans
+from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
 from brpg_lib.queue import FeatureQueue
 from brpg_lib.validation import describe, require, require_integer
@@ -37,8 +38,10 @@ class OnlineClusterer(nn.Module):
         num_classes: Number of classes C.
         centroid: ``"mean"`` of a cluster's rows, or the mean weighted by their ``"confidence"``.
         restarts: Seedings that compete for the smallest inertia.
-        max_iterations: Bound of the Lloyd iterations.
-        seed: Seed of the k-means++ draw; the same seed and queue give the same prototypes.
+        max_iterations: Bound of the Lloyd iterations of each stage.
+        backend: What runs the passes over the rows: ``"triton"``, ``"numba"``, ``"torch"``, or ``None`` for the fastest
+            that is installed and fits the queue. :attr:`used_backend` tells which one it was.
+        seed: Seed of the k-means++ draw; the same seed, queue and backend give the same prototypes.
 
     Raises:
         ValueError: A hyper-parameter is out of range.
@@ -51,6 +54,7 @@ class OnlineClusterer(nn.Module):
         centroid: str = "mean",
         restarts: int = 8,
         max_iterations: int = 100,
+        backend: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -60,7 +64,10 @@ class OnlineClusterer(nn.Module):
         require_integer("seed", seed, 0)
         self.num_classes = num_classes
         self.config = BRPGConfig(centroid=centroid)
-        self.restarts, self.max_iterations, self.seed = restarts, max_iterations, seed
+        known = backend is None or backend in BACKENDS
+        require(known, "backend", f"None or one of {BACKENDS}", repr(backend))
+        self.restarts, self.max_iterations, self.backend, self.seed = restarts, max_iterations, backend, seed
+        self.used_backend: str | None = None
 
     @torch.no_grad()
     def forward(self, queue: FeatureQueue, num_prototypes: Tensor) -> Prototypes:
@@ -97,7 +104,9 @@ class OnlineClusterer(nn.Module):
                 weights=queue.stored_confidence() if self.config.centroid == "confidence" else None,
                 restarts=self.restarts,
                 max_iterations=self.max_iterations,
+                backend=self.backend,
             )
+        self.used_backend = clustering.backend
         return Prototypes(
             queue.per_group(clustering.centroids, fill=0.0),
             queue.per_group(clustering.counts > 0, fill=False),

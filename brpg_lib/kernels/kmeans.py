@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels import lloyd
+from brpg_lib.kernels.lloyd import LloydFactory
 from brpg_lib.kernels.random import fold, uniform
 
-_BLOCK_BYTES = 64 * 2**20  # of one float32 copy of a block of rows, where the rows are in half precision
-_COARSE_ROWS = 2048
-_MAX_CANDIDATES = 6
+_SEED_ROWS, _SEED_TOLERANCE = 256, 1e-2
+"""Rows of each group among which seedings compete. They are copied, so that they lie together."""
+_COARSE_ROWS, _RUN, _COARSE_TOLERANCE = 4096, 128, 1e-3
+"""Rows of each group on which the finalists settle: runs of neighbours, as memory is fast in runs."""
+_SMALL, _ROUNDING = 8192, 1e-7
+"""Groups up to this size skip the coarse stage, and go on until only rounding is left to gain."""
+_FINALISTS, _SAME, _NOISE = 3, 0.01, 0.5
+"""Sets of centers that a stage hands on, when they are the same, and how far a sample's inertia may be off."""
+_MAX_RATE, _DECAY = 0.9, 0.5
+"""Largest rate at which gains are taken to shrink, and how fast the estimate may fall."""
+_LOOKED_AT = 1024
+"""Rows of each group among which an empty cluster looks for a new place."""
 
 
 @dataclass(frozen=True)
@@ -23,43 +34,42 @@ class Clustering:
     Attributes:
         centroids: ``(G, K, D)`` float32, zero where there is no cluster.
         counts: ``(G, K)`` int64 rows of each cluster; 0 means that there is none.
-        inertia: ``(G,)`` float32 sum of squared distances to the nearest centroid.
-        iterations: Lloyd iterations over all rows.
+        inertia: ``(G,)`` float32 sum of squared distances of the rows to their cluster's mean.
+        iterations: Lloyd iterations in the last stage, over all rows.
+        backend: What ran them, one of :data:`brpg_lib.kernels.lloyd.BACKENDS`.
     """
 
     centroids: Tensor
     counts: Tensor
     inertia: Tensor
     iterations: int
+    backend: str
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Rows seen relative to their group's mean: that keeps float32 exact enough for data far from the origin."""
+class _Rows(NamedTuple):
+    """What a stage clusters: the arguments of a :data:`~brpg_lib.kernels.lloyd.LloydFactory`."""
 
-    rows: Tensor  # (G, n, D)
-    valid: Tensor  # (G, n)
-    mean: Tensor  # (G, D) float32
-    square: Tensor  # (G, n) float32: squared distance to the mean, 0 for invalid rows
+    values: Tensor  # (G, n, D)
+    num_rows: Tensor  # (G,)
+    shift: Tensor  # (G, D)
+    index: Tensor | None  # (G, m)
+
+
+class _Descent(NamedTuple):
+    """Where Lloyd iterations ended, for R competing sets of centers per group, relative to the shift."""
+
+    centers: Tensor  # (G, R, K, D)
+    counts: Tensor  # (G, R, K)
+    inertia: Tensor  # (G, R)
+    rate: Tensor  # (G, R), how the gains shrank
+    active: Tensor  # (G, R), sets that are still in the race
+    iterations: int = 0
 
     @classmethod
-    def of(cls, rows: Tensor, num_rows: Tensor) -> _Problem:
-        valid = torch.arange(rows.shape[1], device=rows.device) < num_rows[:, None]
-        ones = valid.float()[..., None]
-        mean = _accumulate(rows, ones)[:, 0] / num_rows.clamp(min=1)[:, None]
-        square = torch.cat([(block.float() - mean[:, None]).square().sum(-1) for _, block in _blocks(rows)], dim=1)
-        return cls(rows, valid, mean, square.masked_fill(~valid, 0.0))
-
-    def distances(self, centers: Tensor) -> Tensor:
-        """Squared distances ``(G, n, K)`` of the rows to ``centers (G, K, D)``, given relative to the mean."""
-        offset = centers.square().sum(-1) + 2 * (centers @ self.mean[..., None])[..., 0]
-        dots = torch.cat([torch.bmm(block.float(), centers.mT) for _, block in _blocks(self.rows)], dim=1)
-        return (self.square[..., None] + offset[:, None] - 2 * dots).clamp_(min=0.0)
-
-    def gather(self, index: Tensor) -> Tensor:
-        """Rows ``(G, m, D)`` at ``index (G, m)``, relative to the mean."""
-        picked = torch.take_along_dim(self.rows, index[..., None], dim=1)
-        return picked.float() - self.mean[:, None]
+    def start(cls, centers: Tensor, active: Tensor) -> _Descent:
+        """From ``centers``, of which nothing is known."""
+        nothing = torch.zeros_like(centers[..., 0])
+        return cls(centers, nothing, nothing[..., 0], torch.full_like(nothing[..., 0], _MAX_RATE), active)
 
 
 def kmeans(
@@ -71,12 +81,13 @@ def kmeans(
     weights: Tensor | None = None,
     restarts: int = 8,
     max_iterations: int = 100,
-    tolerance: float = 1e-4,
+    tolerance: float = 3e-5,
+    backend: str | None = None,
 ) -> Clustering:
     """Cluster G groups of rows at once: k-means++ seeding, Lloyd iterations, the best of several restarts.
 
-    Restarts compete on evenly spaced rows of each group, at most 2048; the winner of each group is then refined on all
-    rows.
+    Coarse to fine: the restarts compete on a few rows of each group, the best that differ go on with more rows, then
+    with all.
 
     Args:
         rows: ``(G, n, D)`` floating point; the first ``num_rows[g]`` rows of group ``g`` count.
@@ -86,130 +97,193 @@ def kmeans(
         weights: ``(G, n)`` of each row in the returned centroids, or ``None`` for means. Assignment ignores them.
         restarts: Seedings that compete.
         max_iterations: Bound of the Lloyd iterations of each stage.
-        tolerance: A group has converged when its centers move less than this share of its variance.
+        tolerance: A group has converged when further iterations would lower its inertia by less than this share.
+        backend: One of :data:`brpg_lib.kernels.lloyd.BACKENDS`, or ``None`` for the fastest that there is.
 
     Returns:
         Centroids, counts and inertia of each group.
     """
     max_clusters = int(num_clusters.max())
+    backend = lloyd.choose(rows, max_clusters) if backend is None else backend
+    create = lloyd.load(backend)
     allowed = torch.arange(max_clusters, device=rows.device) < torch.minimum(num_clusters, num_rows)[:, None]
-    full = _Problem.of(rows, num_rows)
-    coarse = full if rows.shape[1] <= _COARSE_ROWS else _Problem.of(*_subsample(rows, num_rows))
-    best_centers, best_inertia = None, None
-    for restart in range(restarts):
-        seeds = _seed(coarse, allowed, fold(key, restart))
-        centers, inertia, _ = _lloyd(coarse, seeds, allowed, max_iterations, tolerance)
-        if best_centers is None or best_inertia is None:
-            best_centers, best_inertia = centers, inertia
-        else:
-            better = inertia < best_inertia
-            best_centers = torch.where(better[:, None, None], centers, best_centers)
-            best_inertia = torch.minimum(inertia, best_inertia)
-    assert best_centers is not None
-    iterations = 0
-    if coarse is not full:
-        best_centers = best_centers + (coarse.mean - full.mean)[:, None]
-        best_centers, _, iterations = _lloyd(full, best_centers, allowed, max_iterations, tolerance)
-    return _finish(full, best_centers, allowed, weights, iterations)
+
+    index, kept = _sample(num_rows, _SEED_ROWS, 1, fold(key, 0))
+    sample = _take(rows, index)
+    shift = _mean(sample, kept)
+    sample -= shift[:, None]
+    few = _Rows(sample, kept, torch.zeros_like(shift), None)
+    found = _Descent.start(
+        _seed(sample, kept, allowed, restarts, fold(key, 1)), allowed.any(1)[:, None].expand(-1, restarts)
+    )
+    found = _descend(create, few, found, allowed, max_iterations, _loose(num_rows, _SEED_TOLERANCE))
+    found = _finalists(found, allowed, kept, _FINALISTS)
+    found = _Descent.start(found.centers, found.active)  # so small a sample says nothing of the rate
+    if rows.shape[1] > _SMALL:
+        index, kept = _sample(num_rows, _COARSE_ROWS, _RUN, fold(key, 2))
+        more = _Rows(rows, kept, shift, index)
+        found = _descend(create, more, found, allowed, max_iterations, _loose(num_rows, _COARSE_TOLERANCE))
+        found = _finalists(found, allowed, kept, _FINALISTS - 1)
+    every = _Rows(rows, num_rows, shift, None)
+    found = _descend(create, every, found, allowed, max_iterations, _loose(num_rows, tolerance))
+    return _finish(create, every, _finalists(found, allowed, num_rows, 1), allowed, weights, backend)
 
 
-def _subsample(rows: Tensor, num_rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Evenly spaced rows ``(G, 2048, D)`` of each group, all of a smaller one; and how many of them count ``(G,)``."""
-    kept = num_rows.clamp(max=_COARSE_ROWS)
-    place = torch.arange(_COARSE_ROWS, device=rows.device) * num_rows[:, None] // kept.clamp(min=1)[:, None]
-    group = torch.arange(rows.shape[0], device=rows.device)
-    return rows[group[:, None], place], kept
+def _finalists(found: _Descent, allowed: Tensor, num_rows: Tensor, count: int) -> _Descent:
+    """The best ``count`` sets of each group; repetitions, and sets worse than sampling noise explains, not active."""
+    groups, sets, clusters, _ = found.centers.shape
+    order = found.inertia.argsort(dim=1, stable=True)
+    inertia = found.inertia.gather(1, order)
+    flat = torch.take_along_dim(found.centers, order[..., None, None], dim=1).flatten(1, 2)
+    # Two sets are the same where each center of one lies at some center of the other.
+    square = flat.square().sum(-1)
+    between = square[:, :, None] + square[:, None] - 2 * torch.bmm(flat, flat.mT)
+    between = between.view(groups, sets, clusters, sets, clusters)
+    between = between.masked_fill(~allowed[:, None, None, None], torch.inf).amin(-1)
+    between = between.masked_fill(~allowed[:, None, :, None], 0.0).amax(2)
+    num_rows = num_rows.clamp(min=1)[:, None]
+    repeats = (between <= _SAME * (inertia[:, :1] / num_rows)[..., None]).tril(-1).any(2)
+    worse = inertia > inertia[:, :1] * (1 + _NOISE / num_rows.sqrt())
+    out = repeats | worse
+    first = (out * sets + torch.arange(sets, device=order.device)).argsort(dim=1)[:, :count]
+    chosen = order.gather(1, first)
+    return _Descent(
+        torch.take_along_dim(found.centers, chosen[..., None, None], dim=1),
+        torch.take_along_dim(found.counts, chosen[..., None], dim=1),
+        found.inertia.gather(1, chosen),
+        found.rate.gather(1, chosen),
+        found.active.any(1)[:, None] & ~out.gather(1, first),
+        found.iterations,
+    )
 
 
-def _blocks(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows whose float32 copy stays small; float32 rows need no copy and come whole."""
-    if rows.dtype == torch.float32:
-        yield 0, rows
-        return
-    step = max(1, _BLOCK_BYTES // (4 * rows.shape[0] * rows.shape[2]))
-    for start in range(0, rows.shape[1], step):
-        yield start, rows[:, start : start + step]
+def _loose(num_rows: Tensor, tolerance: float) -> Tensor:
+    """Tolerance ``(G, 1)`` of each group: none for those so small that going on costs nothing."""
+    return torch.where(num_rows > _SMALL, tolerance, _ROUNDING)[:, None]
 
 
-def _accumulate(rows: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums ``(G, K, D)`` of ``rows (G, n, D)`` under ``weights (G, n, K)``, in float32."""
-    total = torch.zeros(rows.shape[0], weights.shape[2], rows.shape[2], device=rows.device)
-    for start, block in _blocks(rows):
-        total += torch.bmm(weights[:, start : start + block.shape[1]].mT, block.float())
-    return total
+def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``(G, size)`` spread over each group at random, in ``run`` neighbours at a time; and how many count ``(G,)``.
+
+    Of a group that is no larger, all of them.
+    """
+    device = num_rows.device
+    runs = size // run
+    place = torch.arange(runs, device=device) + uniform((len(num_rows), runs), key)
+    start = (place * ((num_rows - run).clamp(min=0) / runs)[:, None]).long()
+    index = (start[..., None] + torch.arange(run, device=device)).flatten(1)
+    every = torch.arange(size, device=device).minimum((num_rows - 1).clamp(min=0)[:, None])
+    return torch.where((num_rows > size)[:, None], index, every), num_rows.clamp(max=size)
 
 
-def _seed(problem: _Problem, allowed: Tensor, key: Tensor) -> Tensor:
-    """Greedy k-means++: each center is the best of a few rows drawn in proportion to their squared distance."""
-    num_groups, num_rows = problem.valid.shape
-    max_clusters = allowed.shape[1]
-    centers = torch.zeros(num_groups, max_clusters, problem.rows.shape[2], device=problem.rows.device)
-    nearest = torch.where(problem.valid, 1.0, 0.0)  # the first draw is uniform
-    num_candidates = min(2 + math.ceil(math.log2(max_clusters + 1)), _MAX_CANDIDATES, num_rows)
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """A float32 copy ``(G, m, D)`` of the rows at ``index (G, m)``."""
+    taken = rows[torch.arange(len(rows), device=rows.device)[:, None], index]
+    return taken.to(torch.float32)
+
+
+def _mean(rows: Tensor, num_rows: Tensor) -> Tensor:
+    """Mean ``(G, D)`` of the first ``num_rows (G,)`` of the rows ``(G, n, D)``."""
+    share = (torch.arange(rows.shape[1], device=rows.device) < num_rows[:, None]).float()
+    return torch.bmm((share / num_rows.clamp(min=1)[:, None])[:, None], rows)[:, 0]
+
+
+def _seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: Tensor) -> Tensor:
+    """Greedy k-means++, all restarts at once: each center is the best of a few rows drawn by squared distance.
+
+    Returns:
+        ``(G, R, K, D)`` centers, for ``rows (G, n, D)`` near the origin.
+    """
+    (groups, length, dim), max_clusters = rows.shape, allowed.shape[1]
+    valid = (torch.arange(length, device=rows.device) < num_rows[:, None])[:, None, None]
+    square = rows.square().sum(-1)[:, None, None]
+    centers = torch.zeros(groups, restarts, max_clusters, dim, device=rows.device)
+    nearest = valid[:, 0].float().expand(groups, restarts, length)  # the first draw is uniform
+    num_candidates = min(2 + int(math.log(max_clusters)), length)
     for cluster in range(max_clusters):
-        noise = uniform((num_groups, num_rows), fold(key, cluster)).log()
+        count = 1 if cluster == 0 else num_candidates
+        noise = uniform((groups, restarts, length), fold(key, cluster)).log()
         # An exponential race draws rows in proportion to their weight; zero-weight rows never win.
         race = torch.where(nearest > 0, noise / nearest.clamp(min=1e-30), -torch.inf)
-        candidates = race.topk(1 if cluster == 0 else num_candidates, dim=1).indices
-        vectors = problem.gather(candidates)
-        distances = problem.distances(vectors).masked_fill(~problem.valid[..., None], 0.0)
+        candidates = race.topk(count, dim=2).indices
+        vectors = torch.take_along_dim(rows[:, None], candidates[..., None], dim=2)
+        dots = torch.bmm(vectors.flatten(1, 2), rows.mT).view(groups, restarts, count, length)
+        distances = dots.mul_(-2).add_(square).add_(vectors.square().sum(-1, keepdim=True)).clamp_(min=0.0)
+        distances.masked_fill_(~valid, 0.0)
         if cluster > 0:
-            distances = torch.minimum(distances, nearest[..., None])
-        winner = distances.sum(1).argmin(1)[:, None, None]
-        centers[:, cluster] = torch.take_along_dim(vectors, winner, dim=1)[:, 0]
-        nearest = torch.take_along_dim(distances, winner, dim=2)[..., 0]
+            distances = torch.minimum(distances, nearest[:, :, None])
+        winner = distances.sum(3).argmin(2)[..., None, None]
+        centers[:, :, cluster] = torch.take_along_dim(vectors, winner, dim=2)[:, :, 0]
+        nearest = torch.take_along_dim(distances, winner, dim=2)[:, :, 0]
     return centers
 
 
-def _assign(problem: _Problem, centers: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """One-hot assignment ``(G, n, K)`` float32 and squared distances ``(G, n)``, zero for invalid rows."""
-    distances, index = problem.distances(centers).masked_fill(~allowed[:, None], torch.inf).min(dim=-1)
-    one_hot = torch.nn.functional.one_hot(index, centers.shape[1]).float()
-    has_center = allowed.any(1)[:, None] & problem.valid
-    return one_hot * has_center[..., None], distances.masked_fill(~has_center, 0.0)
+def _descend(
+    create: LloydFactory, rows: _Rows, found: _Descent, allowed: Tensor, max_iterations: int, tolerance: Tensor
+) -> _Descent:
+    """Lloyd iterations of each active set until it has converged.
 
-
-def _lloyd(
-    problem: _Problem, centers: Tensor, allowed: Tensor, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor, int]:
-    """Iterate to convergence; returns centers (relative to the mean), inertia ``(G,)`` and the iterations run."""
-    threshold = tolerance * problem.square.sum(1) / problem.valid.sum(1).clamp(min=1)
-    for iteration in range(max_iterations):
-        one_hot, distances = _assign(problem, centers, allowed)
-        counts = one_hot.sum(1)
-        means = _accumulate(problem.rows, one_hot) / counts.clamp(min=1)[..., None] - problem.mean[:, None]
-        moved = torch.where((counts > 0)[..., None], means, centers)
-        empty = allowed & (counts == 0)
+    An iteration lowers the inertia by a gain that shrinks at about the same rate each time, so that the gains to come
+    are a geometric series. A set has converged when these amount to less than ``tolerance (G, 1)`` of its inertia.
+    """
+    lloyd = create(*rows)
+    centers, counts, inertia, rate, running, _ = found
+    active, gain = running, torch.full_like(rate, torch.inf)
+    inertia = torch.where(running, inertia, torch.inf)
+    for iteration in range(1, max_iterations + 1):
+        passed = lloyd(centers, allowed, active)
+        nonempty = passed.counts > 0
+        means = passed.sums / passed.counts.clamp(min=1)[..., None]
+        saved = (passed.counts * (means - centers).square().sum(-1)).sum(-1)
+        if iteration > 1:
+            shrunk = (saved / gain.clamp(min=1e-30)).clamp(max=_MAX_RATE)
+            rate = torch.where(active, torch.maximum(shrunk, _DECAY * rate), rate)
+        gain = torch.where(active, saved, gain)
+        counts = torch.where(active[..., None], passed.counts, counts)
+        inertia = torch.where(active, passed.inertia, inertia)
+        centers = torch.where((active[..., None] & nonempty)[..., None], means, centers)
+        moving = active & (saved * rate / (1 - rate) > tolerance * passed.inertia)
+        empty = active[..., None] & allowed[:, None] & ~nonempty
         if bool(empty.any()):
-            moved = _relocate(problem, moved, empty, distances)
-        shift = (moved - centers).square().sum((1, 2))
-        centers = moved
-        if bool((shift <= threshold).all()):
-            return centers, _assign(problem, centers, allowed)[1].sum(1), iteration + 1
-    return centers, _assign(problem, centers, allowed)[1].sum(1), max_iterations
+            centers, relocated = _relocate(rows, centers, allowed, empty)
+            moving = moving | relocated
+        active = moving
+        if not bool(active.any()):
+            break
+    return _Descent(centers, counts, inertia, rate, running, iteration)
 
 
-def _relocate(problem: _Problem, centers: Tensor, empty: Tensor, distances: Tensor) -> Tensor:
-    """Move the centers of empty clusters to the rows farthest from their own center, where there are such rows."""
-    depth = min(centers.shape[1], distances.shape[1])
-    farthest, index = distances.topk(depth, dim=1)
-    order = (empty.long().cumsum(1) - 1).clamp(min=0, max=depth - 1)  # the k-th empty cluster takes the k-th row
-    target = torch.take_along_dim(index, order, dim=1)
-    useful = empty & (torch.take_along_dim(farthest, order, dim=1) > 0)
-    return torch.where(useful[..., None], problem.gather(target), centers)
+def _relocate(rows: _Rows, centers: Tensor, allowed: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    """Move one empty center of each set to a row far from the others, where there is one in another place.
+
+    Returns:
+        The centers, and which sets ``(G, R)`` have changed.
+    """
+    place = torch.arange(_LOOKED_AT, device=centers.device) * rows.num_rows[:, None] // _LOOKED_AT
+    if rows.index is not None:
+        place = rows.index.gather(1, place)
+    candidates = _take(rows.values, place) - rows.shift[:, None]
+    others = (allowed[:, None] & ~empty)[..., None]
+    distance = torch.cdist(candidates[:, None], centers).mT.masked_fill(~others, torch.inf).amin(2)
+    farthest = torch.take_along_dim(candidates[:, None], distance.argmax(2)[..., None, None], dim=2)
+    # Measured again, coordinate by coordinate: only so is the distance of equal rows 0.
+    distance = torch.where(others, (farthest - centers).square(), torch.inf).sum(-1).amin(-1)
+    changed = empty.any(-1) & (distance > 0)
+    first = empty & (empty.long().cumsum(-1) == 1)
+    return torch.where((first & changed[..., None])[..., None], farthest, centers), changed
 
 
-def _finish(problem: _Problem, centers: Tensor, allowed: Tensor, weights: Tensor | None, iterations: int) -> Clustering:
-    """The centroids of the final assignment, and the inertia of that assignment about its means."""
-    one_hot, _ = _assign(problem, centers, allowed)
-    counts = one_hot.sum(1)
-    exists = (counts > 0)[..., None]
-    means = _accumulate(problem.rows, one_hot) / counts.clamp(min=1)[..., None]
-    relative = torch.where(exists, means - problem.mean[:, None], 0.0)
-    inertia = _assign(problem, relative, allowed & exists[..., 0])[1].sum(1)
+def _finish(
+    create: LloydFactory, rows: _Rows, found: _Descent, allowed: Tensor, weights: Tensor | None, backend: str
+) -> Clustering:
+    """The one set of centers that is left, as absolute centroids."""
+    centers, counts = found.centers, found.counts
     if weights is not None:
-        share = one_hot * weights.float()[..., None]
-        total = share.sum(1)[..., None]
-        weighted = _accumulate(problem.rows, share) / total.clamp(min=1e-12)
-        means = torch.where(total > 0, weighted, means)
-    return Clustering(torch.where(exists, means, 0.0), counts.long(), inertia, iterations)
+        weighted = create(*rows)(centers, allowed, allowed.any(1)[:, None], weights.float())
+        total = weighted.counts[..., None]
+        centers = torch.where((counts > 0)[..., None] & (total > 0), weighted.sums / total.clamp(min=1e-12), centers)
+    counts = counts[:, 0]
+    exists = counts > 0
+    centroids = torch.where(exists[..., None], centers[:, 0] + rows.shift[:, None], 0.0)
+    inertia = torch.where(exists.any(1), found.inertia[:, 0], 0.0)
+    return Clustering(centroids, counts.long(), inertia, found.iterations, backend)
