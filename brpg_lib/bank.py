@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum
-from brpg_lib.kernels.vectors import has_direction, is_finite
+from brpg_lib.kernels.cosine import cosine
+from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
 from brpg_lib.validation import describe, require, require_integer
 
@@ -115,13 +115,9 @@ class PrototypeBank(StateModule):
         """
         self._check(features)
         with torch.autocast(features.device.type, enabled=False):
-            finite = features.isfinite().all(dim=1, keepdim=True)
-            points = torch.where(has_direction(features)[:, None], features.float(), 0.0)
-            points = nn.functional.normalize(points, dim=-1)
-            directions = nn.functional.normalize(self.prototypes, dim=-1)
-            cosine = points @ rearrange(directions, "c g k d -> d (c g k)")
-            cosine = cosine.masked_fill(~(finite & self.mask.flatten()), -torch.inf)
-        return cosine.view(-1, *self.mask.shape)
+            directions = nn.functional.normalize(self.prototypes.flatten(0, 2), dim=1)
+            similarity = cosine(features, directions).masked_fill(~self.mask.flatten(), -torch.inf)
+        return similarity.view(-1, *self.mask.shape)
 
     def _check(self, features: Tensor) -> None:
         fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
@@ -172,21 +168,36 @@ class PrototypeBank(StateModule):
         require(fits, "classes", f"integers ({features.shape[0]},)", describe(classes))
         if cosine is None:
             cosine = self.cosine(features)
-        slots = self.mask[0].numel()
-        cosine = cosine.detach().view(len(features), self.num_classes, slots)
-        classes = classes.long()
-        known = (classes >= 0) & (classes < self.num_classes)
-        target = torch.where(known, classes, 0)
-        own, slot = cosine.take_along_dim(target[:, None, None], dim=1)[:, 0].max(dim=1)
+        with torch.autocast(features.device.type, enabled=False):
+            self._move(features.detach(), cosine.detach(), *self.assign(cosine, classes))
+
+    def _move(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> None:
+        wrong = cosine.amax(dim=(2, 3)).argmax(dim=1) != nearest // self.mask[0].numel()
         finite = is_finite(features)
-        counted = known & own.isfinite() & finite
-        wrong = cosine.amax(dim=2).argmax(dim=1) != target
-        weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
-        rows = torch.where(finite[:, None], features.detach().float(), 0.0) * weight[:, None]
-        sums = torch.zeros(self.num_classes * slots, self.feature_dim + 1, device=features.device)
-        sums.index_add_(0, target * slots + slot, torch.cat((rows, weight[:, None]), dim=1))
+        weight = torch.where(wrong, self.misclassified_weight, 1.0) * (counted & finite)
+        share = (torch.arange(self.mask.numel(), device=weight.device) == nearest[:, None]) * weight[:, None]
+        rows = torch.where(finite[:, None], features.float(), 0.0)
+        sums = torch.cat((share.T @ rows, share.sum(0)[:, None]), dim=1)
         all_reduce_sum(sums, self.process_group)
         total = sums[:, -1:]
         mean = sums[:, :-1] / torch.where(total > 0, total, 1.0)
         flat = self.prototypes.view(-1, self.feature_dim)
         flat.copy_(torch.where(total > 0, self.momentum * flat + (1 - self.momentum) * mean, flat))
+
+    def assign(self, cosine: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The most similar prototype of each point's own class.
+
+        Args:
+            cosine: ``(N, C, 2, K)`` from :meth:`cosine`.
+            classes: ``(N,)`` integers.
+
+        Returns:
+            ``(N,)`` int64 index into the flattened ``(C, 2, K)``, and ``(N,)`` bool, whether there is such a prototype
+            (if not, the index means nothing).
+        """
+        slots = self.mask[0].numel()
+        classes = classes.long()
+        known = (classes >= 0) & (classes < self.num_classes)
+        target = torch.where(known, classes, 0)
+        own, slot = cosine.detach().flatten(2).take_along_dim(target[:, None, None], dim=1)[:, 0].max(dim=1)
+        return target * slots + slot, known & own.isfinite()

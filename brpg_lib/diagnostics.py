@@ -38,22 +38,18 @@ def accuracy(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     return right.sum() / counted.sum().clamp(min=1)
 
 
-def used_share(cosine: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
+def used_share(nearest: Tensor, counted: Tensor, mask: Tensor) -> Tensor:
     """Share of the prototypes, of classes with points, that are some point's most similar one in its class.
 
     Args:
-        cosine: ``(N, C, 2, K)`` from :meth:`PrototypeBank.cosine`.
-        classes: ``(N,)`` int64; points outside 0..C-1 do not count.
+        nearest: ``(N,)`` int64 index of each point's prototype, from :meth:`PrototypeBank.assign`.
+        counted: ``(N,)`` bool, points that have one.
         mask: ``(C, 2, K)`` bool.
 
     Returns:
         ``()`` float32 in [0, 1]; prototypes that stay unused for long are dead.
     """
-    slots = mask[0].numel()
-    counted = (classes >= 0) & (classes < len(mask))
-    target = torch.where(counted, classes, 0)
-    slot = cosine.detach().flatten(2).take_along_dim(target[:, None, None], dim=1)[:, 0].argmax(dim=1)
-    hits = torch.zeros(mask.numel(), device=mask.device).index_add_(0, target * slots + slot, counted.float())
-    hit = (hits > 0).view(len(mask), slots) & mask.flatten(1)
+    hits = torch.zeros(mask.numel(), device=mask.device).index_add_(0, nearest, counted.float())
+    hit = (hits > 0).view(len(mask), -1) & mask.flatten(1)
     expected = hit.any(1)[:, None] & mask.flatten(1)
     return hit.sum() / expected.sum().clamp(min=1)

@@ -114,21 +114,43 @@ class PrototypeHead(StateModule):
         )
         self.criterion = PrototypeContrastiveLoss(**config.arguments_of(PrototypeContrastiveLoss))
         self._iteration = 0
+        self._settled_mask: tuple[int, int] | None = None
+        self.register_buffer("clock", torch.zeros((), dtype=torch.int64), persistent=False)
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
         self.register_buffer("dropped", torch.zeros((), dtype=torch.int64))
 
+    clock: Tensor
     seen: Tensor
     dropped: Tensor
 
     @property
     def iteration(self) -> int:
-        """Iteration of the next call in train mode."""
-        return self._iteration
+        """Iteration of the next call in train mode. Once :attr:`settled`, reading it waits for the device."""
+        return self._iteration if self._settled_mask is None else int(self.clock)
 
     @property
     def phase(self) -> Phase:
         """Phase of the next call."""
-        return self._phase_at(self._iteration)
+        return Phase.LEARN if self.settled else self._phase_at(self.iteration)
+
+    @property
+    def settled(self) -> bool:
+        """Whether only the learn step is left to do: every class has prototypes, and no reclustering is due.
+
+        From then on a call never waits for the device: the iteration is a tensor, and the call can be compiled
+        (``torch.compile(head, fullgraph=True)``) or captured in a CUDA graph.
+        """
+        return self._settled_mask is not None and (torch.compiler.is_compiling() or self._settled_mask == self._mask())
+
+    def _mask(self) -> tuple[int, int]:
+        """Identity and version of the bank's mask, to notice when somebody changes it."""
+        return id(self.bank.mask), self.bank.mask._version
+
+    def _settle(self) -> None:
+        """Hand the iteration over to the device, where nothing is left for the host to decide."""
+        over = self.schedule.phase(self._iteration) is Phase.LEARN and self.schedule.recluster_every is None
+        self.clock.fill_(self._iteration)
+        self._settled_mask = self._mask() if over and all(self.bank.present) else None
 
     @property
     def samples_weak_views(self) -> bool:
@@ -154,23 +176,41 @@ class PrototypeHead(StateModule):
         """
         if iteration is not None:
             require_integer("iteration", iteration, 0)
-        current = self._iteration if iteration is None else iteration
+        if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
+            self._check(labeled, unlabeled, Phase.LEARN)
+            now = self.clock if iteration is None else torch.full_like(self.clock, iteration)
+            output = self._step(labeled, unlabeled, Phase.LEARN, now)
+            if self.training:
+                self.clock.copy_(now + 1)
+            return output
+        # The host has to decide, from values: torch.compile must not look inside.
+        decide = torch.compiler.disable(self._decide) if torch.compiler.is_compiling() else self._decide
+        decided: HeadOutput = decide(labeled, unlabeled, iteration)
+        return decided
+
+    def _decide(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, iteration: int | None) -> HeadOutput:
+        """A step in which the queues may be filled or clustered."""
+        current = self.iteration if iteration is None else iteration
         phase = self._phase_at(current)
         self._check(labeled, unlabeled, phase)
-        with torch.autocast(labeled.features.device.type, enabled=False):
-            if self.training:
+        if self.training:
+            with torch.autocast(labeled.features.device.type, enabled=False):
                 self._prepare(labeled, unlabeled, phase, current)
-            if phase is Phase.LEARN:
-                losses = self._learn(labeled, unlabeled, current)
-            else:
-                losses = self._idle(labeled, unlabeled)
-            collapse = diagnostics.within_class_similarity(self.bank.prototypes, self.bank.mask)
+        output = self._step(labeled, unlabeled, phase, torch.full_like(self.clock, current))
         if self.training:
             self._iteration = current + 1
+            self._settle()
+        return output
+
+    def _step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, now: Tensor) -> HeadOutput:
+        """The loss of one step and the momentum update, without a look at the host's clock."""
+        with torch.autocast(labeled.features.device.type, enabled=False):
+            losses = self._learn(labeled, unlabeled, now) if phase is Phase.LEARN else self._idle(labeled, unlabeled)
+            collapse = diagnostics.within_class_similarity(self.bank.prototypes, self.bank.mask)
         metrics = losses.metrics | {
             "loss_labeled": losses.labeled.detach(),
             "loss_unlabeled": losses.unlabeled.detach(),
-            "pseudo_threshold": torch.full_like(losses.labeled.detach(), self.schedule.pseudo_threshold(current)),
+            "pseudo_threshold": self.schedule.pseudo_threshold(now),
             "prototypes": self.bank.mask.sum(),
             "within_class_similarity": collapse,
             "rows_high": self.queue.rows[:, 0].sum(),
@@ -186,6 +226,8 @@ class PrototypeHead(StateModule):
         )
 
     def _check(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase) -> None:
+        if torch.compiler.is_compiling():
+            return
         require(isinstance(labeled, LabeledBatch), "labeled", "a LabeledBatch", type(labeled).__name__)
         known = unlabeled is None or isinstance(unlabeled, UnlabeledBatch)
         require(known, "unlabeled", "an UnlabeledBatch or None", type(unlabeled).__name__)
@@ -279,7 +321,7 @@ class PrototypeHead(StateModule):
         if all(bank.present) and self.schedule.recluster_every is None:
             self.queue.release()
 
-    def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, iteration: int) -> _Losses:
+    def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, now: Tensor) -> _Losses:
         config = self.config
         shared: dict[str, Any] = {
             "num_classes": self.num_classes,
@@ -288,12 +330,11 @@ class PrototypeHead(StateModule):
         }
         parts = [labeled_points(labeled, grid_size=config.grid_size, **shared)]
         if unlabeled is not None:
-            key = fold(torch.full((), iteration, device=self.dropped.device), self.seed, rank(self.process_group))
             parts.append(
                 unlabeled_points(
                     unlabeled,
-                    self.schedule.pseudo_threshold(iteration),
-                    key,
+                    self.schedule.pseudo_threshold(now),
+                    fold(now, self.seed, rank(self.process_group)),
                     samples_per_image=config.unlabeled_samples_per_image,
                     **shared,
                 )
@@ -312,7 +353,7 @@ class PrototypeHead(StateModule):
             "points_unlabeled": unlabeled_count,
             "accuracy_labeled": labeled_accuracy,
             "accuracy_unlabeled": unlabeled_accuracy,
-            "prototypes_used": diagnostics.used_share(cosine, classes, self.bank.mask),
+            "prototypes_used": diagnostics.used_share(*self.bank.assign(cosine, classes), self.bank.mask),
         }
         if self.training:
             self.dropped += torch.stack([part.dropped for part in parts]).sum()
@@ -334,12 +375,12 @@ class PrototypeHead(StateModule):
 
     def get_extra_state(self) -> Tensor:
         """What a checkpoint says about the head that wrote it, beside the buffers: packed JSON."""
-        return pack(self._identity() | {"iteration": self._iteration, "seed": self.seed})
+        return pack(self._identity() | {"iteration": self.iteration, "seed": self.seed})
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the iteration and the seed of a checkpoint, so that the same draws follow."""
         values = unpack(state)
-        self._iteration = int(values["iteration"])
+        self._iteration, self._settled_mask = int(values["iteration"]), None
         self.seed = self.sampler.seed = self.clusterer.seed = int(values["seed"])
 
     def _identity(self) -> dict[str, Any]:
@@ -366,7 +407,7 @@ class PrototypeHead(StateModule):
 
     def extra_repr(self) -> str:
         """Sizes and progress, for ``print(head)``."""
-        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, iteration={self._iteration}"
+        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, iteration={self.iteration}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> HeadOutput:
         """See :meth:`forward`."""

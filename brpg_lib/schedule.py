@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import overload
+
+from torch import Tensor
 
 from brpg_lib.validation import require, require_integer, require_number
 
@@ -115,14 +118,28 @@ class Schedule:
             return Phase.COLLECT
         return Phase.LEARN
 
-    def pseudo_threshold(self, iteration: int) -> float:
+    @overload
+    def pseudo_threshold(self, iteration: int) -> float: ...
+
+    @overload
+    def pseudo_threshold(self, iteration: Tensor) -> Tensor: ...
+
+    def pseudo_threshold(self, iteration: int | Tensor) -> float | Tensor:
         """Confidence that a pseudo label needs at ``iteration`` to become a point of the loss.
 
         Linear, from the lower end at ``ramp_start`` to the upper end at ``total``; before ``ramp_start`` the line goes
         on below the lower end, as in the official code, and after ``total`` it stays at the upper end.
+
+        Args:
+            iteration: From 0; an ``()`` int64 tensor where the host need not know it.
+
+        Returns:
+            A number, or a ``()`` float64 tensor.
         """
         low, high = self.pseudo_threshold_range
         if self.ramp_start >= self.total:
-            return low
-        progress = (iteration - self.ramp_start) / (self.total - self.ramp_start)
-        return low + (high - low) * min(progress, 1.0)
+            high = low
+        span = max(1, self.total - self.ramp_start)
+        if isinstance(iteration, Tensor):
+            return low + (high - low) * ((iteration.double() - self.ramp_start) / span).clamp(max=1.0)
+        return low + (high - low) * min((iteration - self.ramp_start) / span, 1.0)

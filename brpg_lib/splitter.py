@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.blocks import blocks
 from brpg_lib.queue import FeatureQueue
 from brpg_lib.validation import require, require_integer
 
-_BLOCK_BYTES = 64 * 2**20
+_MIN_LENGTH = 1e-12
 
 
 class Split(NamedTuple):
@@ -106,21 +107,25 @@ class AdaptiveSplitter(nn.Module):
 def _dispersion(queue: FeatureQueue, kind: str) -> Tensor:
     """Dispersion ``(C, 2)`` float32, one block of rows of all queues at a time."""
     features, rows = queue.stored()
-    num_queues, capacity, _ = features.shape
-    valid = torch.arange(capacity, device=features.device) < rows[:, None]
-    step = max(1, _BLOCK_BYTES // (4 * num_queues * features.shape[2]))
-    starts = range(0, capacity, step)
-    total = torch.zeros(num_queues, features.shape[2], dtype=torch.float64, device=features.device)
-    for start in starts:
-        total += features[:, start : start + step].float().sum(1)  # rows beyond the valid ones are zero
-    mean = (total / rows.clamp(min=1)[:, None]).float()[:, None]
-    target = mean if kind == "l2" else nn.functional.normalize(mean, dim=-1)
-    score = torch.zeros(num_queues, dtype=torch.float64, device=features.device)
-    for start in starts:
-        block = features[:, start : start + step].float()
-        if kind != "l2":
-            block = nn.functional.normalize(block, dim=-1)
-        values = (block * target).sum(-1) if kind == "cosine" else torch.linalg.vector_norm(block - target, dim=-1)
-        score += (values * valid[:, start : start + step]).sum(1)
-    mean_score = torch.where(rows > 0, score / rows, torch.nan).float()
-    return queue.per_group(mean_score, fill=torch.nan)
+    valid = torch.arange(features.shape[1], device=features.device) < rows[:, None]
+    divisor = rows.clamp(min=1)[:, None].double()
+    total = features.new_zeros(len(rows), 2, features.shape[2], dtype=torch.float64)
+    for place, block in blocks(features):
+        length = torch.linalg.vector_norm(block, dim=-1).clamp(min=_MIN_LENGTH)
+        total += torch.bmm(torch.stack((valid[:, place] / 1.0, valid[:, place] / length), dim=1), block)
+    mean, mean_direction = (total / divisor[..., None]).unbind(1)
+    if kind == "cosine":  # the mean of the cosines is the cosine of the means, but for the length of one
+        score = (mean_direction * nn.functional.normalize(mean, dim=-1)).sum(-1)
+    else:
+        target = mean if kind == "l2" else nn.functional.normalize(mean, dim=-1)
+        score = _summed_distance(features, valid, target.float(), normalized=kind == "l2_normalized") / divisor[:, 0]
+    return queue.per_group(torch.where(rows > 0, score, torch.nan).float(), fill=torch.nan)
+
+
+def _summed_distance(features: Tensor, valid: Tensor, target: Tensor, *, normalized: bool) -> Tensor:
+    """Sum ``(G,)`` of the distances of the valid rows, or of their directions, to ``target (G, D)``."""
+    total = features.new_zeros(len(target), dtype=torch.float64)
+    for place, block in blocks(features):
+        rows = nn.functional.normalize(block, dim=-1) if normalized else block
+        total += (torch.linalg.vector_norm(rows - target[:, None], dim=-1) * valid[:, place]).sum(1)
+    return total

@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 settings.register_profile(
     "suite",
     max_examples=int(os.environ.get("BRPG_EXAMPLES", "25")),

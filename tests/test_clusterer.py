@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from brpg_lib import FeatureQueue, OnlineClusterer, Prototypes
+from brpg_lib.kernels.blocks import BLOCK_BYTES
 
 
 def cluster(queue: FeatureQueue, wanted: int | Tensor, **options) -> Prototypes:
@@ -113,10 +114,10 @@ def test_no_more_prototypes_than_distinct_rows(copies: int) -> None:
     rows = {(0, 0): distinct.repeat(copies, 1), (0, 1): torch.full((copies, 2), 3.5), (1, 0): torch.zeros(copies, 2)}
     found = cluster(filled_queue(rows, 2), 4)
     assert found.mask.sum(2).tolist() == [[2, 1], [1, 0]]
-    assert sorted(centroids(found, 0, 0).tolist()) == distinct.tolist()
-    assert centroids(found, 0, 1).tolist() == [[3.5, 3.5]]
-    assert centroids(found, 1, 0).tolist() == [[0.0, 0.0]]
-    assert found.inertia.abs().max() < 1e-6
+    assert_close(torch.tensor(sorted(centroids(found, 0, 0).tolist())), distinct)
+    assert_close(centroids(found, 0, 1), torch.full((1, 2), 3.5))
+    assert_close(centroids(found, 1, 0), torch.zeros(1, 2))
+    assert found.inertia.abs().max() < 1e-4
 
 
 def test_an_empty_queue() -> None:
@@ -180,8 +181,18 @@ def test_half_precision_rows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large queues are read block by block; small blocks must give the same clustering."""
     queue = filled_queue({(0, 0): clusters(500, 3, 6, 0)}, 1, dtype=torch.bfloat16)
     whole = cluster(queue, 3)
-    monkeypatch.setattr("brpg_lib.kernels.kmeans._BLOCK_BYTES", 4 * 2 * 6 * 37)
+    monkeypatch.setitem(BLOCK_BYTES, "cpu", 4 * 2 * 6 * 37)
     assert_close(cluster(queue, 3).vectors, whole.vectors)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_the_backend_is_a_choice_and_reported(backend: str) -> None:
+    queue = filled_queue({(c, g): clusters(300, 3, 6, c + 5 * g) for c in range(2) for g in (0, 1)}, 2)
+    automatic, chosen = OnlineClusterer(2), OnlineClusterer(2, backend=backend)
+    wanted = torch.full((2, 2), 3)
+    found, same = automatic(queue, wanted), chosen(queue, wanted)
+    assert (automatic.used_backend, chosen.used_backend) == ("numba", backend)
+    assert_close(found.inertia, same.inertia, rtol=1e-4, atol=0)
 
 
 def test_seed_decides() -> None:
@@ -234,6 +245,6 @@ def test_what_is_refused() -> None:
     for wrong in (torch.ones(2, 2), torch.ones(3, 2).long(), torch.zeros(2, 2).long(), -torch.ones(2, 2).long(), [[1]]):
         with pytest.raises(ValueError, match="num_prototypes: expected"):
             OnlineClusterer(2)(queue, wrong)
-    for option in ({"restarts": 0}, {"max_iterations": 0}, {"centroid": "median"}):
+    for option in ({"restarts": 0}, {"max_iterations": 0}, {"centroid": "median"}, {"backend": "cuda"}):
         with pytest.raises(ValueError, match=next(iter(option))):
             OnlineClusterer(2, **option)

@@ -52,7 +52,7 @@ class _Rows(NamedTuple):
     values: Tensor  # (G, n, D)
     num_rows: Tensor  # (G,)
     shift: Tensor  # (G, D)
-    index: Tensor | None  # (G, m)
+    place: Tensor | None  # (G, m), its `index`
 
 
 class _Descent(NamedTuple):
@@ -163,7 +163,7 @@ def _loose(num_rows: Tensor, tolerance: float) -> Tensor:
 
 
 def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows ``(G, size)`` spread over each group at random, in ``run`` neighbours at a time; and how many count ``(G,)``.
+    """Indices ``(G, size)`` of rows spread at random over each group, in runs of neighbours; how many count ``(G,)``.
 
     Of a group that is no larger, all of them.
     """
@@ -260,8 +260,8 @@ def _relocate(rows: _Rows, centers: Tensor, allowed: Tensor, empty: Tensor) -> t
         The centers, and which sets ``(G, R)`` have changed.
     """
     place = torch.arange(_LOOKED_AT, device=centers.device) * rows.num_rows[:, None] // _LOOKED_AT
-    if rows.index is not None:
-        place = rows.index.gather(1, place)
+    if rows.place is not None:
+        place = rows.place.gather(1, place)
     candidates = _take(rows.values, place) - rows.shift[:, None]
     others = (allowed[:, None] & ~empty)[..., None]
     distance = torch.cdist(candidates[:, None], centers).mT.masked_fill(~others, torch.inf).amin(2)

@@ -65,12 +65,17 @@ is a point near the rows of each group, which keeps float32 exact enough for dat
 
 def choose(rows: Tensor, max_clusters: int) -> str:
     """The fastest backend for these rows: one of :data:`BACKENDS`."""
+    device = _device_type(rows)
     fits_triton = max_clusters <= MAX_TRITON_CLUSTERS and rows.shape[-1] <= MAX_TRITON_DIM
-    if rows.device.type == "cuda" and fits_triton and importlib.util.find_spec("triton") is not None:
+    if device == "cuda" and fits_triton and importlib.util.find_spec("triton") is not None:
         return "triton"
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and importlib.util.find_spec("numba") is not None:
+    if device == "cpu" and rows.dtype == torch.float32 and importlib.util.find_spec("numba") is not None:
         return "numba"
     return "torch"
+
+
+def _device_type(rows: Tensor) -> str:
+    return rows.device.type
 
 
 def load(backend: str) -> LloydFactory:

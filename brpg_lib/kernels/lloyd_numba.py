@@ -32,7 +32,7 @@ class NumbaLloyd:
         """See :meth:`brpg_lib.kernels.lloyd.Lloyd.__call__`."""
         groups, sets, clusters, dim = centers.shape
         first = self.centers is None
-        if first:
+        if self.centers is None:
             self.margin = torch.empty(groups, sets, self.length)
             self.label = torch.empty(groups, sets, self.length, dtype=torch.int16)
             self.sums, self.counts = torch.zeros(groups, sets, clusters, dim), torch.zeros(groups, sets, clusters)
@@ -46,10 +46,10 @@ class NumbaLloyd:
         chosen = active.any(1).nonzero()[:, 0]
         partial = (len(chosen), -(-self.length // _CHUNK), sets)
         sums, counts = torch.empty(*partial, clusters, dim), torch.empty(*partial, clusters)
-        inertia = torch.empty(partial)
+        squares = torch.empty(partial)
         nothing = np.empty((0, 0))
         before = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(torch.get_num_threads(), before))
         try:
             _pass(
                 first,
@@ -63,7 +63,7 @@ class NumbaLloyd:
                 active.numpy(),
                 nothing.astype(np.float32) if weights is None else weights.numpy(),
                 (moved + others).numpy(),
-                *(values.numpy() for values in (self.margin, self.label, sums, counts, inertia)),
+                *(values.numpy() for values in (self.margin, self.label, sums, counts, squares)),
             )
         finally:
             numba.set_num_threads(before)
@@ -71,13 +71,11 @@ class NumbaLloyd:
         self.sums.index_add_(0, chosen, sums.sum(1))
         self.counts.index_add_(0, chosen, counts.sum(1))
         if first:
-            found = inertia.double().sum(1)
-            dots = (2 * self.sums - self.counts[..., None] * centers).double() * centers
-            self.total = dots.sum((2, 3)).index_add_(0, chosen, found)
+            self.total.index_add_(0, chosen, squares.double().sum(1))
         return Pass(self.sums.clone(), self.counts.clone(), inertia_about_means(self.total, self.sums, self.counts))
 
 
-@numba.njit(parallel=True, fastmath=_FAST, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, fastmath=_FAST, cache=True, nogil=True)
 def _pass(
     first: Any,
     chosen: Any,
@@ -94,7 +92,7 @@ def _pass(
     label: Any,
     sums: Any,
     counts: Any,
-    inertia: Any,
+    squares: Any,
 ) -> None:
     """Add up the rows of each center (first pass), or what has changed since the pass before (others)."""
     num_chosen, num_chunks, sets, clusters, dim = sums.shape
@@ -103,7 +101,7 @@ def _pass(
         out, chunk = task // num_chunks, task % num_chunks
         group = chosen[out]
         own_sums, own_counts = np.zeros((sets, clusters, dim), np.float32), np.zeros((sets, clusters), np.float32)
-        own_inertia, todo = np.zeros(sets, np.float32), np.empty(_BLOCK, np.int64)
+        own_squares, todo = np.zeros(sets, np.float32), np.empty(_BLOCK, np.int64)
         center, middle = centers[group].copy(), shift[group]
         size = 0
         for k in range(clusters):
@@ -136,19 +134,22 @@ def _pass(
                         continue
                     label[group, s, place] = best
                     own_counts[s, best] += weight
-                    own_inertia[s] += nearest
-                    gains = own_sums[s, best]
+                    gains, square = own_sums[s, best], np.float32(0)
                     for d in range(dim):
-                        gains[d] += weight * (row[d] - middle[d])
-                    if old >= 0:
+                        value = row[d] - middle[d]
+                        gains[d] += weight * value
+                        square += value * value
+                    if first:
+                        own_squares[s] += square
+                    else:
                         own_counts[s, old] -= weight
                         loses = own_sums[s, old]
                         for d in range(dim):
                             loses[d] -= weight * (row[d] - middle[d])
-        sums[out, chunk], counts[out, chunk], inertia[out, chunk] = own_sums, own_counts, own_inertia
+        sums[out, chunk], counts[out, chunk], squares[out, chunk] = own_sums, own_counts, own_squares
 
 
-@numba.njit(inline="always", fastmath=_FAST)  # type: ignore[untyped-decorator]
+@numba.njit(inline="always", fastmath=_FAST)
 def _nearest(row: Any, center: Any, size: int, dim: int) -> Any:
     """Index of the nearest center, and the squared distances to it and to the next one."""
     best, nearest, second = 0, np.float32(np.inf), np.float32(np.inf)
@@ -175,7 +176,7 @@ def _nearest(row: Any, center: Any, size: int, dim: int) -> Any:
     return best, nearest, second
 
 
-@numba.njit(inline="always", fastmath=_FAST)  # type: ignore[untyped-decorator]
+@numba.njit(inline="always", fastmath=_FAST)
 def _fold(best: int, nearest: Any, second: Any, k: int, distance: Any) -> Any:
     """Take center k at a distance into account, without a branch."""
     return k if distance < nearest else best, min(nearest, distance), min(second, max(nearest, distance))

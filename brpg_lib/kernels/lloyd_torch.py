@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels.blocks import blocks
 from brpg_lib.kernels.lloyd import Pass, inertia_about_means
-
-_BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}  # of float32 rows: what stays in the cache, or fills a GPU
 
 
 class TorchLloyd:
@@ -24,17 +21,10 @@ class TorchLloyd:
         self.rows, self.num_rows, self.shift, self.index = rows, num_rows, shift, index
         self.valid = torch.arange(rows.shape[1], device=rows.device) < num_rows[:, None]
         total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        for place, block in self._blocks():
+        for place, block in blocks(self.rows):
             square = (block - shift[:, None]).square().sum(-1).masked_fill(~self.valid[:, place], 0.0)
             total += square.double().sum(1)
         self.total = total
-
-    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of the rows in float32, and where they are."""
-        groups, length, dim = self.rows.shape
-        size = max(16, _BLOCK_BYTES.get(self.rows.device.type, _BLOCK_BYTES["cpu"]) // (4 * groups * dim))
-        for start in range(0, length, size):
-            yield slice(start, start + size), self.rows[:, start : start + size].float()
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
         """See :meth:`brpg_lib.kernels.lloyd.Lloyd.__call__`."""
@@ -47,7 +37,7 @@ class TorchLloyd:
         offset = offset.view(groups, sets, clusters).masked_fill(~allowed[:, None], torch.inf).view(groups, -1, 1)
         sums = torch.zeros(groups, sets * clusters, dim, dtype=torch.float64, device=centers.device)
         counts = torch.zeros(groups, sets, clusters, device=centers.device)
-        for place, block in self._blocks():
+        for place, block in blocks(self.rows):
             scores = torch.baddbmm(offset, flat, block.mT, alpha=-2).view(groups, sets, clusters, -1)
             nearest = scores.argmin(dim=2, keepdim=True)
             share = torch.arange(clusters, device=centers.device)[:, None] == nearest

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from brpg_lib.kernels import kmeans as kmeans_module
 from brpg_lib.kernels.kmeans import Clustering, kmeans
+from brpg_lib.kernels.lloyd import load
 
 
 def ragged(parts: list[torch.Tensor], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,3 +109,47 @@ def test_deterministic_algorithms() -> None:
         assert torch.equal(cluster(parts, [3, 3]).centroids, plain.centroids)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_an_empty_center_moves_to_rows_far_from_the_others() -> None:
+    """Three groups of rows; the third center starts where no row is nearest to it."""
+    middle = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    rows = torch.cat([m + 0.1 * clusters(40, 1, 2, i) for i, m in enumerate(middle)])[None]
+    start = torch.tensor([[[[0.0, 0.0], [10.0, 0.0], [500.0, 500.0]]]])
+    allowed, active = torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    every = kmeans_module._Rows(rows, torch.tensor([120]), torch.zeros(1, 2), None)
+    found = kmeans_module._descend(
+        load("torch"), every, kmeans_module._Descent.start(start, active), allowed, 50, torch.tensor([[1e-7]])
+    )
+    assert found.counts[0, 0].tolist() == [40, 40, 40]
+    assert torch.cdist(found.centers[0, 0], middle).amin(1).max() < 1
+
+
+@pytest.mark.parametrize("num_rows", [200, 20_000])
+def test_backends_agree(num_rows: int) -> None:
+    parts = [clusters(num_rows, 3, 8, 0, spread=0.3), clusters(num_rows // 2, 2, 8, 1, spread=0.3), torch.zeros(0, 8)]
+    one, two = (cluster(parts, [3, 2, 3], backend=backend) for backend in ("numba", "torch"))
+    assert (one.backend, two.backend) == ("numba", "torch")
+    assert torch.equal(one.counts.sort(1).values, two.counts.sort(1).values)
+    assert_close(one.inertia, two.inertia, rtol=1e-4, atol=0)
+    assert_close(one.centroids.sum(1), two.centroids.sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_triton_clusters_as_well() -> None:
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows, counts = ragged([clusters(300, 3, 5, 0), clusters(40, 2, 5, 1)])
+    arguments = (counts.to(device), torch.tensor([3, 2], device=device), torch.tensor(7, device=device))
+    one, two = (kmeans(rows.to(device), *arguments, backend=backend) for backend in ("triton", "torch"))
+    assert_close(one.inertia, two.inertia, rtol=1e-4, atol=0)
+    assert_close(one.centroids.sum(1), two.centroids.sum(1), rtol=1e-4, atol=1e-3)
+
+
+def test_large_groups_are_as_good_as_scikit_learn() -> None:
+    from sklearn.cluster import MiniBatchKMeans
+
+    parts = [clusters(20_000, 4, 16, seed, spread=0.5) for seed in range(4)]
+    found = cluster(parts, [2, 3, 2, 3])
+    for group, (rows, wanted) in enumerate(zip(parts, [2, 3, 2, 3], strict=True)):
+        official = MiniBatchKMeans(n_clusters=wanted, random_state=0).fit(rows.numpy())
+        assert found.inertia[group] <= official.inertia_ * 1.0001

@@ -1,0 +1,20 @@
+"""Reading many rows a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Size of a block in float32: what stays in a CPU's cache, or is enough to fill a GPU."""
+
+
+def blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks ``(G, b, D)`` of ``rows (G, n, D)`` in float32, each with the slice of n that it is."""
+    groups, length, dim = rows.shape
+    size = max(16, BLOCK_BYTES.get(rows.device.type, BLOCK_BYTES["cpu"]) // (4 * groups * dim))
+    for start in range(0, length, size):
+        place = slice(start, start + size)
+        yield place, rows[:, place].to(torch.float32)
