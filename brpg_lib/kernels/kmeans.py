@@ -264,8 +264,10 @@ def _relocate(rows: _Rows, centers: Tensor, allowed: Tensor, empty: Tensor) -> t
         place = rows.place.gather(1, place)
     candidates = _take(rows.values, place) - rows.shift[:, None]
     others = (allowed[:, None] & ~empty)[..., None]
-    distance = torch.cdist(candidates[:, None], centers).mT.masked_fill(~others, torch.inf).amin(2)
-    farthest = torch.take_along_dim(candidates[:, None], distance.argmax(2)[..., None, None], dim=2)
+    dots = torch.bmm(centers.flatten(1, 2), candidates.mT).unflatten(1, centers.shape[1:3])
+    nearness = (centers.square().sum(-1, keepdim=True) - 2 * dots).masked_fill(~others, torch.inf).amin(2)
+    index = (nearness + candidates.square().sum(-1)[:, None]).argmax(2)
+    farthest = torch.take_along_dim(candidates[:, None], index[..., None, None], dim=2)
     # Measured again, coordinate by coordinate: only so is the distance of equal rows 0.
     distance = torch.where(others, (farthest - centers).square(), torch.inf).sum(-1).amin(-1)
     changed = empty.any(-1) & (distance > 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -11,8 +9,8 @@ from torch import Tensor
 
 from brpg_lib.kernels.lloyd import Pass, inertia_about_means
 
-_TILE = 8192  # elements of the rows a program holds at a time
-_CHUNK = 1024  # rows that a program adds up; fixed, so that sums have one order on every GPU
+_CHUNK = 512  # rows that a program adds up; fixed, so that sums have one order on every GPU
+_WARP_TILE = 2048  # elements that a warp holds, of the rows as of the sums: more would not fit its registers
 
 
 class TritonLloyd:
@@ -31,6 +29,8 @@ class TritonLloyd:
         counts = centers.new_empty(groups, sets, chunks, clusters)
         total = centers.new_empty(groups, sets, chunks)
         width = triton.next_power_of_2(dim)
+        slots = triton.next_power_of_2(clusters)
+        warps = min(max(1, slots * width // _WARP_TILE), 8)  # with one, no sum needs shared memory or a barrier
         # Launched on the device of the rows, which need not be the current one.
         with torch.cuda.device_of(self.rows):
             _pass[(chunks, groups * sets)](
@@ -56,10 +56,10 @@ class TritonLloyd:
                 INDEXED=self.index is not None,
                 WEIGHTED=weights is not None,
                 CHUNK=_CHUNK,
-                HEIGHT=max(1, min(_TILE // width, 128)),
+                HEIGHT=warps * _WARP_TILE // width,
                 WIDTH=width,
-                SLOTS=triton.next_power_of_2(clusters),
-                num_warps=4 if width <= 256 else 8,
+                SLOTS=slots,
+                num_warps=warps,
             )
         sums, counts = sums.sum(2), counts.sum(2)
         if weights is not None:  # the sum of squares is not weighted
@@ -68,25 +68,25 @@ class TritonLloyd:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _pass(
-    rows: Any,
-    num_rows: Any,
-    shift: Any,
-    index: Any,
-    centers: Any,
-    allowed: Any,
-    active: Any,
-    weights: Any,
-    sums: Any,
-    counts: Any,
-    total: Any,
-    sets: Any,
-    chunks: Any,
-    length: Any,
-    dim: Any,
-    group_stride: Any,
-    row_stride: Any,
-    weight_stride: Any,
+def _pass(  # type: ignore[no-untyped-def]
+    rows,
+    num_rows,
+    shift,
+    index,
+    centers,
+    allowed,
+    active,
+    weights,
+    sums,
+    counts,
+    total,
+    sets,
+    chunks,
+    length,
+    dim,
+    group_stride,
+    row_stride,
+    weight_stride,
     CLUSTERS: tl.constexpr,  # noqa: N803 Triton's constants
     INDEXED: tl.constexpr,  # noqa: N803
     WEIGHTED: tl.constexpr,  # noqa: N803
@@ -94,7 +94,7 @@ def _pass(
     HEIGHT: tl.constexpr,  # noqa: N803
     WIDTH: tl.constexpr,  # noqa: N803
     SLOTS: tl.constexpr,  # noqa: N803
-) -> None:
+):
     """One chunk of rows against one set of centers: CLUSTERS sums of up to CHUNK rows, HEIGHT rows at a time."""
     chunk, problem = tl.program_id(0), tl.program_id(1).to(tl.int64)
     group = problem // sets
@@ -123,12 +123,12 @@ def _pass(
         row = tl.where(inside, row, 0.0)
         squares += tl.sum(row * row, axis=1)
 
-        # |row - center|^2 - |row|^2, as the square of the row is the same for all centers
+        # |row - center|^2 - |row|^2: the square of the row is the same for all centers.
         nearest = tl.full((HEIGHT,), float("inf"), dtype=tl.float32)
         best = tl.zeros((HEIGHT,), dtype=tl.int32)
-        for k in tl.static_range(CLUSTERS):
+        for k in range(CLUSTERS):
             center = tl.load(centers + (problem * CLUSTERS + k) * dim + column, mask=within, other=0.0)
-            distance = tl.sum(center[None, :] * (center[None, :] - 2.0 * row), axis=1)
+            distance = tl.sum(center * center, axis=0) - 2.0 * tl.sum(center[None, :] * row, axis=1)
             exists = tl.load(allowed + group * CLUSTERS + k) != 0
             nearer = (distance < nearest) & exists
             best = tl.where(nearer, k, best)
@@ -138,7 +138,7 @@ def _pass(
         if WEIGHTED:
             share = tl.load(weights + group * weight_stride + at, mask=valid, other=0.0)
         share = tl.where(nearest < float("inf"), share, 0.0)
-        for k in tl.static_range(CLUSTERS):
+        for k in range(CLUSTERS):
             part = tl.where(best == k, share, 0.0)
             added += tl.where(slot[:, None] == k, tl.sum(part[:, None] * row, axis=0)[None, :], 0.0)
             number += tl.where(slot == k, tl.sum(part, axis=0), 0.0)
