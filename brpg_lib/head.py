@@ -207,7 +207,8 @@ class PrototypeHead(StateModule):
         with torch.autocast(labeled.features.device.type, enabled=False):
             losses = self._learn(labeled, unlabeled, now) if phase is Phase.LEARN else self._idle(labeled, unlabeled)
             collapse = diagnostics.within_class_similarity(self.bank.prototypes, self.bank.mask)
-        metrics = losses.metrics | {
+        metrics = {
+            **losses.metrics,
             "loss_labeled": losses.labeled.detach(),
             "loss_unlabeled": losses.unlabeled.detach(),
             "pseudo_threshold": self.schedule.pseudo_threshold(now),

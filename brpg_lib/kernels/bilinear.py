@@ -41,7 +41,11 @@ def read(
 # summed in float32, on the CPU always in the same order.
 
 
-@torch.library.custom_op("brpg_lib::weighted_taps", mutates_args=())
+@torch.library.custom_op(
+    "brpg_lib::weighted_taps",
+    mutates_args=(),
+    schema="(Tensor maps, Tensor image, Tensor places, Tensor weights) -> Tensor",  # torch 2.4 cannot tell by itself
+)
 def _read(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     """Sum of four taps of each point: ``places (4, N)`` in ``image (N,)`` of ``maps``, times ``weights (4, N)``."""
     if maps.device.type != "cpu" or not maps.is_contiguous():
@@ -56,7 +60,12 @@ def _read(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) -> Tenso
     return values.mT
 
 
-@torch.library.custom_op("brpg_lib::weighted_taps_backward", mutates_args=())
+@torch.library.custom_op(
+    "brpg_lib::weighted_taps_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor image, Tensor places, Tensor weights, SymInt[] size, ScalarType dtype, "
+    "bool by_channel) -> Tensor",
+)
 def _spread(
     gradient: Tensor,
     image: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor
 BACKENDS = ("triton", "numba", "torch")
 """Fastest first; each serves some devices and storage types, the last one all."""
 
+MIN_TRITON = (3, 2)
 MAX_TRITON_CLUSTERS, MAX_TRITON_DIM = 16, 1024
 
 
@@ -67,11 +68,24 @@ def choose(rows: Tensor, max_clusters: int) -> str:
     """The fastest backend for these rows: one of :data:`BACKENDS`."""
     device = _device_type(rows)
     fits_triton = max_clusters <= MAX_TRITON_CLUSTERS and rows.shape[-1] <= MAX_TRITON_DIM
-    if device == "cuda" and fits_triton and importlib.util.find_spec("triton") is not None:
+    if device == "cuda" and fits_triton and installed("triton"):
         return "triton"
-    if device == "cpu" and rows.dtype == torch.float32 and importlib.util.find_spec("numba") is not None:
+    if device == "cpu" and rows.dtype == torch.float32 and installed("numba"):
         return "numba"
     return "torch"
+
+
+def installed(backend: str) -> bool:
+    """Whether what a backend needs is there, and recent enough."""
+    if backend == "torch":
+        return True
+    if importlib.util.find_spec(backend) is None:
+        return False
+    if backend == "triton":
+        import triton
+
+        return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= MIN_TRITON
+    return True
 
 
 def _device_type(rows: Tensor) -> str:

@@ -24,7 +24,11 @@ class NumbaLloyd:
     """
 
     def __init__(self, rows: Tensor, num_rows: Tensor, shift: Tensor, index: Tensor | None = None) -> None:
-        self.rows, self.num_rows, self.shift, self.index = rows, num_rows, shift, index
+        if rows.stride()[1:] != (rows.shape[2], 1):
+            rows = rows.contiguous()
+        # As one line of numbers, however far apart the groups lie: numba compiles for a layout.
+        self.group_stride, self.flat = rows.stride(0), rows.as_strided((_extent(rows),), (1,))
+        self.num_rows, self.shift, self.index = num_rows, shift, index
         self.length = rows.shape[1] if index is None else index.shape[1]
         self.centers: Tensor | None = None
 
@@ -54,13 +58,14 @@ class NumbaLloyd:
             _pass(
                 first,
                 chosen.numpy(),
-                self.rows.numpy(),
+                self.flat.numpy(),
+                self.group_stride,
                 self.num_rows.numpy(),
                 self.shift.numpy(),
                 nothing.astype(np.int64) if self.index is None else self.index.numpy(),
                 (centers + self.shift[:, None, None]).numpy(),
-                allowed.numpy(),
-                active.numpy(),
+                allowed.contiguous().numpy(),
+                active.contiguous().numpy(),
                 nothing.astype(np.float32) if weights is None else weights.numpy(),
                 (moved + others).numpy(),
                 *(values.numpy() for values in (self.margin, self.label, sums, counts, squares)),
@@ -75,11 +80,17 @@ class NumbaLloyd:
         return Pass(self.sums.clone(), self.counts.clone(), inertia_about_means(self.total, self.sums, self.counts))
 
 
+def _extent(rows: Tensor) -> int:
+    """Numbers from the first to the last of a tensor, with those between that do not belong to it."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(rows.shape, rows.stride(), strict=True))
+
+
 @numba.njit(parallel=True, fastmath=_FAST, cache=True, nogil=True)
 def _pass(
     first: Any,
     chosen: Any,
-    rows: Any,
+    flat: Any,
+    group_stride: Any,
     num_rows: Any,
     shift: Any,
     index: Any,
@@ -124,7 +135,8 @@ def _pass(
                 for i in range(count):
                     place = todo[i]
                     at = index[group, place] if indexed else place
-                    row = rows[group, at]
+                    start = group * group_stride + at * dim
+                    row = flat[start : start + dim]
                     weight = weights[group, at] if weighted else np.float32(1)
                     best, nearest, second = _nearest(row, center[s], size, dim)
                     # Less what rounding may have added.
@@ -149,7 +161,7 @@ def _pass(
         sums[out, chunk], counts[out, chunk], squares[out, chunk] = own_sums, own_counts, own_squares
 
 
-@numba.njit(inline="always", fastmath=_FAST)
+@numba.njit(fastmath=_FAST)
 def _nearest(row: Any, center: Any, size: int, dim: int) -> Any:
     """Index of the nearest center, and the squared distances to it and to the next one."""
     best, nearest, second = 0, np.float32(np.inf), np.float32(np.inf)
@@ -176,7 +188,7 @@ def _nearest(row: Any, center: Any, size: int, dim: int) -> Any:
     return best, nearest, second
 
 
-@numba.njit(inline="always", fastmath=_FAST)
+@numba.njit(fastmath=_FAST)
 def _fold(best: int, nearest: Any, second: Any, k: int, distance: Any) -> Any:
     """Take center k at a distance into account, without a branch."""
     return k if distance < nearest else best, min(nearest, distance), min(second, max(nearest, distance))

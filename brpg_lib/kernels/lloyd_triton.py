@@ -1,7 +1,5 @@
 """The k-means pass on CUDA: assignment and sums fused, so that each row is read once."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

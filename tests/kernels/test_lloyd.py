@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,9 +16,8 @@ from torch.testing import assert_close
 from brpg_lib.kernels import lloyd
 
 BACKENDS = [
-    pytest.param("numba", marks=pytest.mark.skipif(not importlib.util.find_spec("numba"), reason="needs numba")),
-    pytest.param("torch"),
-    pytest.param("triton", marks=pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs triton")),
+    pytest.param(name, marks=pytest.mark.skipif(not lloyd.installed(name), reason=f"needs a (recent) {name}"))
+    for name in ("numba", "torch", "triton")
 ]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -153,7 +154,7 @@ def test_threads_do_not_matter() -> None:
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_fastest_backend_that_fits(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    monkeypatch.setattr(lloyd.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(lloyd, "installed", lambda name: installed)
     fast = {"cpu": "numba", "cuda": "triton"} if installed else {"cpu": "torch", "cuda": "torch"}
     for device, backend in fast.items():
         rows = torch.empty(2, 3, 8, device="meta")
@@ -163,3 +164,29 @@ def test_the_fastest_backend_that_fits(monkeypatch: pytest.MonkeyPatch, installe
         assert lloyd.choose(rows.half(), 3) == half
     assert lloyd.choose(torch.empty(2, 3, 2048, device="meta"), 3) == "torch"
     assert lloyd.choose(torch.empty(2, 3, 8, device="meta"), 17) == "torch"
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from brpg_lib.kernels.lloyd_triton import _pass
+
+pointers = {"num_rows": "*i64", "index": "*i64", "allowed": "*u8", "active": "*u8"}
+floats = ("shift", "centers", "weights", "sums", "counts", "total")
+for rows, clusters, indexed, capability in (("*fp32", 3, False, 90), ("*bf16", 16, True, 80), ("*fp16", 2, True, 90)):
+    constants = dict(CLUSTERS=clusters, INDEXED=indexed, WEIGHTED=indexed, CHUNK=512, HEIGHT=8, WIDTH=256, SLOTS=16)
+    types = pointers | dict.fromkeys(floats, "*fp32") | dict.fromkeys(constants, "constexpr") | {"rows": rows}
+    signature = {name: types.get(name, "i32") for name in _pass.arg_names}
+    kernel = triton.compile(ASTSource(_pass, signature, constants), target=GPUTarget("cuda", capability, 32))
+    assert kernel.asm["ptx"]
+"""
+
+
+def test_the_kernel_compiles_for_gpus_that_are_not_here() -> None:
+    """The interpreter accepts more than the compiler does."""
+    if not lloyd.installed("triton"):
+        pytest.skip("needs a (recent) triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
