@@ -81,7 +81,7 @@ def kmeans(
     weights: Tensor | None = None,
     restarts: int = 8,
     max_iterations: int = 100,
-    tolerance: float = 3e-5,
+    tolerance: float = 1e-4,
     backend: str | None = None,
 ) -> Clustering:
     """Cluster G groups of rows at once: k-means++ seeding, Lloyd iterations, the best of several restarts.
@@ -123,7 +123,7 @@ def kmeans(
         index, kept = _sample(num_rows, _COARSE_ROWS, _RUN, fold(key, 2))
         more = _Rows(rows, kept, shift, index)
         found = _descend(create, more, found, allowed, max_iterations, _loose(num_rows, _COARSE_TOLERANCE))
-        found = _finalists(found, allowed, kept, _FINALISTS - 1)
+        found = _finalists(found, allowed, kept, 1)
     every = _Rows(rows, num_rows, shift, None)
     found = _descend(create, every, found, allowed, max_iterations, _loose(num_rows, tolerance))
     return _finish(create, every, _finalists(found, allowed, num_rows, 1), allowed, weights, backend)
