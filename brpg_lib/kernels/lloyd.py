@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -76,15 +77,16 @@ def choose(rows: Tensor, max_clusters: int) -> str:
 
 
 def installed(backend: str) -> bool:
-    """Whether what a backend needs is there, and recent enough."""
+    """Whether what a backend needs is there, recent enough, and can be imported; warns where only the last fails."""
     if backend == "torch":
         return True
     if importlib.util.find_spec(backend) is None:
         return False
-    if backend == "triton":
-        import triton
-
-        return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= MIN_TRITON
+    try:
+        load(backend)
+    except Exception as error:  # a broken installation must not end a training
+        warnings.warn(f"k-means does without {backend}, which is installed but fails: {error}", stacklevel=2)
+        return False
     return True
 
 
@@ -99,6 +101,10 @@ def load(backend: str) -> LloydFactory:
         ImportError: What the backend needs is not installed.
     """
     if backend == "triton":
+        import triton
+
+        if tuple(int(part) for part in triton.__version__.split(".")[:2]) < MIN_TRITON:
+            raise ImportError(f"triton {'.'.join(map(str, MIN_TRITON))} or newer is needed, found {triton.__version__}")
         from brpg_lib.kernels.lloyd_triton import TritonLloyd
 
         return TritonLloyd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -85,7 +86,16 @@ def _extent(rows: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(rows.shape, rows.stride(), strict=True))
 
 
-@numba.njit(parallel=True, fastmath=_FAST, cache=True, nogil=True)
+def _compiled(function: Callable[..., None]) -> Any:
+    """Compile when first called, and keep the machine code for later processes where there is a place to."""
+    options: dict[str, Any] = {"parallel": True, "fastmath": _FAST, "nogil": True}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(function)
+
+
+@_compiled
 def _pass(
     first: Any,
     chosen: Any,

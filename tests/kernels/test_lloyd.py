@@ -190,3 +190,32 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_broken_backend_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(backend: str) -> None:
+        raise OSError(f"{backend}: no libsvml")
+
+    monkeypatch.setattr(lloyd.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(lloyd, "load", fail)
+    with pytest.warns(UserWarning, match="does without numba, which is installed but fails: numba: no libsvml"):
+        assert lloyd.choose(torch.zeros(1, 2, 3), 2) == "torch"
+
+
+def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", "3.1.0")
+    with pytest.raises(ImportError, match=r"triton 3\.2 or newer is needed, found 3\.1\.0"):
+        lloyd.load("triton")
+
+
+def test_numba_without_a_place_for_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    lloyd_numba = pytest.importorskip("brpg_lib.kernels.lloyd_numba")
+
+    def njit(**options: object) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(lloyd_numba.numba, "njit", njit)
+    assert lloyd_numba._compiled(print) is print
