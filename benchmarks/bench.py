@@ -1,0 +1,84 @@
+"""``brpg bench``: all benchmarks, and a page that shows what they found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from brpg_lib.benchmarks import clustering, command, growth, plots, step, training_overhead
+from brpg_lib.benchmarks.command import Result
+
+BENCHMARKS = {"clustering": clustering, "step": step, "training_overhead": training_overhead, "growth": growth}
+
+
+def bench_command(argv: Sequence[str]) -> int:
+    """``brpg bench`` on the command line."""
+    command.with_quiet_threads()
+    return main(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure everything and write the page.
+
+    Returns:
+        Exit status: 0 for success, 2 for wrong usage.
+    """
+    p = command.parser("brpg bench", __doc__)
+    p.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(default: %(default)s)")
+    arguments = p.parse_args(argv)
+    console = Console()
+    try:
+        options = command.options_of(arguments)
+    except ValueError as error:
+        print(f"brpg bench: {error}", file=sys.stderr)
+        return 2
+    command.warn(console)
+    results = {}
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<18}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks = {name: bar.add_task(name, total=1, start=False, now="") for name in BENCHMARKS}
+        for name, benchmark in BENCHMARKS.items():
+            task = tasks[name]
+            bar.start_task(task)
+            results[name] = command.complete(benchmark, options, lambda text, task=task: bar.update(task, now=text))  # type: ignore[misc]
+            bar.update(task, completed=1, now="")
+            command.write(results[name], arguments.out / f"{name}.json")
+            plots.draw(name, results[name], arguments.out / f"{name}.png")
+    for name, result in results.items():
+        for table in BENCHMARKS[name].tables(result):
+            console.print(table.rich())
+    path = arguments.out / "benchmark.md"
+    path.write_text(page(results))
+    console.print(f"page: {path}")
+    return 0
+
+
+def page(results: dict[str, Result]) -> str:
+    """All tables and pictures in Markdown."""
+    parts = ["# Benchmark", command.origin(next(iter(results.values())))]
+    parts += [f"**Warning:** {text}" for text in command.warnings(results["clustering"]["environment"])]
+    for name, result in results.items():
+        benchmark: ModuleType = BENCHMARKS[name]
+        parts += [f"## {title(name)}", str(benchmark.__doc__), f"![{title(name)}]({name}.png)"]
+        parts += [table.markdown().strip() for table in benchmark.tables(result)]
+        parts.append(f"All numbers: [{name}.json]({name}.json)")
+    return "\n\n".join(parts) + "\n"
+
+
+def title(name: str) -> str:
+    """A file name as a heading."""
+    return name.replace("_", " ").capitalize()
+
+
+if __name__ == "__main__":
+    sys.exit(bench_command(sys.argv[1:]))
