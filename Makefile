@@ -1,9 +1,9 @@
-# `make demo` and `make test` set up all they need in .venv; PYTHON chooses the interpreter (3.10 or newer).
+# `make demo`, `make bench` and `make test` set up all they need in .venv; PYTHON chooses the interpreter (3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo bench test lint clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml
 
 demo: setup
 	$(VENV)/bin/brpg demo $(ARGS)
+
+bench: setup
+	$(VENV)/bin/brpg bench $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .
