@@ -145,7 +145,8 @@ def warnings(where: dict[str, Any]) -> list[str]:
     ]
     if not where["quiet_threads"]:
         found.append(
-            "thread pools that wait spinning slow each other down, set OMP_WAIT_POLICY=passive before Python starts."
+            "thread pools that wait spinning for long slow each other down, "
+            f"set {' '.join(f'{name}={value}' for name, value in QUIET.items())} before Python starts."
         )
     return found
 

@@ -20,7 +20,7 @@ from brpg_lib.benchmarks.memory import extra_memory
 
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """Variables that choose slower kernels for NumPy, scikit-learn and faiss."""
-QUIET = {"OMP_WAIT_POLICY": "passive"}
+QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
 """Torch, scikit-learn and faiss each bring a pool of threads; those that wait spinning slow the others down."""
 PACKAGES = (
     *("torch", "torchvision", "triton", "numba", "numpy", "scikit-learn"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from brpg_lib.benchmarks import bench, clustering, command, contenders, features, growth, step, training_overhead
+from brpg_lib.benchmarks.measure import QUIET
 from brpg_lib.benchmarks.presets import PRESETS, SIZES
 from brpg_lib.benchmarks.tables import Table, bytes_, count, difference, seconds
 from brpg_lib.cli import main as brpg
@@ -23,7 +24,8 @@ TINY = ["--tiny", "--device", "cpu"]
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if started so: a command that starts itself anew would take the tests with it."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``brpg bench`` writes."""
     out = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_WAIT_POLICY", "passive")
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
         assert brpg(["bench", *TINY, "--out", str(out)]) == 0
     return out
 
