@@ -116,7 +116,7 @@ class PrototypeBank(StateModule):
         self._check(features)
         with torch.autocast(features.device.type, enabled=False):
             directions = nn.functional.normalize(self.prototypes.flatten(0, 2), dim=1)
-            similarity = cosine(features, directions).masked_fill(~self.mask.flatten(), -torch.inf)
+            similarity = cosine(features, directions, self.mask.flatten())
         return similarity.view(-1, *self.mask.shape)
 
     def _check(self, features: Tensor) -> None:

@@ -16,7 +16,7 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum, gather_rows, rank
 from brpg_lib.kernels.random import fold
 from brpg_lib.loss import PrototypeContrastiveLoss
-from brpg_lib.points import Points, labeled_points, unlabeled_points
+from brpg_lib.points import labeled_points, unlabeled_points
 from brpg_lib.queue import FeatureQueue
 from brpg_lib.sampler import ConfidenceSampler
 from brpg_lib.schedule import Phase, Schedule
@@ -340,12 +340,13 @@ class PrototypeHead(StateModule):
                     **shared,
                 )
             )
-        lengths = [len(part.classes) for part in parts]
-        features = torch.cat([part.features for part in parts])
-        classes = torch.cat([part.classes for part in parts])
+        lengths, targets = [len(part.classes) for part in parts], [part.classes for part in parts]
+        dropped = torch.stack([part.dropped for part in parts]).sum()
+        features, classes = torch.cat([part.features for part in parts]), torch.cat(targets)
+        del parts  # their features are copied
         cosine = self.bank.cosine(features)
         similarity = cosine.amax(dim=(2, 3))
-        terms = [self._term(*part) for part in zip(similarity.split(lengths), parts, strict=True)]
+        terms = [self._term(*part) for part in zip(similarity.split(lengths), targets, strict=True)]
         if unlabeled is None:
             terms.append((terms[0][0].new_zeros(()), terms[0][1].new_zeros(()), terms[0][2].new_zeros(())))
         (labeled_loss, labeled_count, labeled_accuracy), (unlabeled_loss, unlabeled_count, unlabeled_accuracy) = terms
@@ -357,15 +358,15 @@ class PrototypeHead(StateModule):
             "prototypes_used": diagnostics.used_share(*self.bank.assign(cosine, classes), self.bank.mask),
         }
         if self.training:
-            self.dropped += torch.stack([part.dropped for part in parts]).sum()
+            self.dropped += dropped
             self.bank.update(features, classes, cosine)
         return _Losses(labeled_loss, unlabeled_loss, metrics)
 
-    def _term(self, similarity: Tensor, points: Points) -> tuple[Tensor, Tensor, Tensor]:
+    def _term(self, similarity: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, number of points and accuracy of one term."""
-        count = (points.classes != self.config.ignore_index).sum()
-        share_right = diagnostics.accuracy(similarity, points.classes, self.num_classes)
-        return self.criterion(similarity, points.classes), count, share_right
+        count = (classes != self.config.ignore_index).sum()
+        share_right = diagnostics.accuracy(similarity, classes, self.num_classes)
+        return self.criterion(similarity, classes), count, share_right
 
     def _idle(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> _Losses:
         """Zero losses that still reach every feature map, so that DDP finds all parameters used."""

@@ -18,7 +18,7 @@ class Points:
     """Points of one loss term; their number does not depend on the data, so no step waits for the device.
 
     Attributes:
-        features: ``(N, D)`` float32, differentiable.
+        features: ``(N, D)`` float32, differentiable; finite.
         classes: ``(N,)`` int64; ``ignore_index`` where the point does not count.
         dropped: ``()`` int64: points left out because their features were zero or not finite, or (on CUDA, where this
             raises nothing) their label was neither a class nor the ignore index.
@@ -106,13 +106,12 @@ def unlabeled_points(
 
 
 def _usable(features: Tensor, classes: Tensor, num_classes: int, ignore_index: int) -> Points:
-    """Take points without a class or a direction out of the count; no gradient reaches their features."""
+    """Take points without a class or a direction out of the count."""
     classes = classes.long()
     has_class = (classes >= 0) & (classes < num_classes)
     usable = has_direction(features)
-    keep = has_class & usable
     return Points(
-        features=torch.where(keep[:, None], features, 0.0),
-        classes=torch.where(keep, classes, ignore_index),
+        features=features,
+        classes=torch.where(has_class & usable, classes, ignore_index),
         dropped=((has_class & ~usable) | (~has_class & (classes != ignore_index))).sum(),
     )

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels.vectors import MAX_NORM
+
 
 def read(
     maps: Tensor, image: Tensor, row: Tensor, column: Tensor, size: tuple[int, int], *, align_corners: bool
 ) -> Tensor:
     """Values that bilinear upsampling of ``maps`` to ``size`` would have at the given pixels.
 
-    The upsampled map is never made: four taps per point are read, so memory is proportional to the points.
+    The upsampled map is never made: four taps per point are read, so memory is proportional to the points. Values that
+    are not finite, or too long to square, come as zeros.
 
     Args:
         maps: ``(B, D, h, w)`` floating point.
@@ -50,14 +53,20 @@ def _read(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) -> Tenso
     """Sum of four taps of each point: ``places (4, N)`` in ``image (N,)`` of ``maps``, times ``weights (4, N)``."""
     if maps.device.type != "cpu" or not maps.is_contiguous():
         flat = maps.movedim(1, 3).flatten(1, 2)
-        return (flat[image, places].float() * weights[..., None]).sum(0)
+        return _without_the_unusable((flat[image, places].float() * weights[..., None]).sum(0), dim=1)
     values = maps.new_empty(maps.shape[1], len(image), dtype=torch.float32)
     for index, members in _per_image(image, len(maps)):
         # One channel's map after the other fits the cache; a point's channels lie far apart.
         place = places[:, members]
         taps = maps[index].flatten(1).gather(1, place.flatten().expand(maps.shape[1], -1))
-        values[:, members] = (taps.float().unflatten(1, place.shape) * weights[:, members]).sum(1)
-    return values.mT
+        taps = taps.float().unflatten(1, place.shape).mul_(weights[:, members])
+        values[:, members] = taps.sum(1)
+    return _without_the_unusable(values, dim=0).mT
+
+
+def _without_the_unusable(vectors: Tensor, dim: int) -> Tensor:
+    """Set vectors along ``dim`` that are not finite, or too long to square, to zero, in place."""
+    return vectors.masked_fill_(~(torch.linalg.vector_norm(vectors, dim=dim, keepdim=True) <= MAX_NORM), 0.0)
 
 
 @torch.library.custom_op(

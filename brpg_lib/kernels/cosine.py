@@ -10,38 +10,39 @@ from torch import Tensor
 from brpg_lib.kernels.vectors import MAX_NORM, MIN_NORM
 
 
-def cosine(features: Tensor, directions: Tensor) -> Tensor:
+def cosine(features: Tensor, directions: Tensor, exists: Tensor) -> Tensor:
     """Cosine similarity of each feature to each direction.
 
     Args:
         features: ``(N, D)`` floating point, differentiable. A row without direction (nearly zero, or longer than 1e15)
             has similarity 0, one that is not finite -inf. Neither gets a gradient.
-        directions: ``(M, D)`` float32 of length 1 (or 0), without gradient.
+        directions: ``(M, D)`` float32 of length 1, without gradient.
+        exists: ``(M,)`` bool; where false, the similarity is -inf.
 
     Returns:
         ``(N, M)`` float32.
     """
-    similarity: Tensor = _Cosine.apply(features, directions)
+    similarity: Tensor = _Cosine.apply(features, directions, exists)
     return similarity
 
 
 class _Cosine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, directions: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, directions: Tensor, exists: Tensor) -> Tensor:
         rows = features.float()
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         usable = (norm > MIN_NORM) & (norm <= MAX_NORM)
         inverse = torch.where(usable, 1 / norm, 0.0)
-        similarity = torch.where(usable, (rows @ directions.T) * inverse, 0.0)
+        similarity = (rows @ directions.T).mul_(inverse).masked_fill_(~usable, 0.0)
         ctx.save_for_backward(features, directions, similarity, inverse)
         finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True) < torch.inf
-        return similarity.masked_fill(~finite, -torch.inf)
+        return similarity.masked_fill(~(finite & exists), -torch.inf)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         features, directions, similarity, inverse = ctx.saved_tensors
         scaled = gradients[0] * inverse
         # d(f.p / |f|) = p / |f| - f (f.p) / |f|^3
         along = (scaled * similarity).sum(dim=1, keepdim=True) * inverse
         gradient = torch.addcmul(scaled @ directions, features.float(), along, value=-1)
-        return torch.where(inverse > 0, gradient, 0.0).to(features.dtype), None
+        return torch.where(inverse > 0, gradient, 0.0).to(features.dtype), None, None

@@ -15,7 +15,7 @@ from brpg_lib.kernels.random import fold, uniform
 
 _SEED_ROWS, _SEED_TOLERANCE = 256, 1e-2
 """Rows of each group among which seedings compete. They are copied, so that they lie together."""
-_COARSE_ROWS, _RUN, _COARSE_TOLERANCE = 2048, 128, 1e-3
+_COARSE_ROWS, _RUN, _COARSE_TOLERANCE = 4096, 128, 1e-3
 """Rows of each group on which the finalists settle: runs of neighbours, as memory is fast in runs."""
 _SMALL, _ROUNDING = 8192, 1e-7
 """Groups up to this size skip the coarse stage, and go on until only rounding is left to gain."""
