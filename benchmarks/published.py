@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,12 +26,22 @@ def labeled_points(features: Tensor, labels: Tensor, intervals: int) -> tuple[Te
 
 
 def unlabeled_points(features: Tensor, pseudo: Tensor, confidence: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The same at random confident pixels."""
-    large = F.interpolate(features, pseudo.shape[1:], mode="bilinear", align_corners=True)
-    confident = (confidence >= THRESHOLD).nonzero()
-    chosen = confident[torch.randperm(len(confident), device=confident.device)[:most]]
-    image, row, column = chosen.unbind(1)
-    return large[image, :, row, column], pseudo[image, row, column]
+    """The same at random confident pixels: all of them are copied out, then a shuffled list of numbers chooses."""
+    large = F.interpolate(features, pseudo.shape[1:], mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+    confident = confidence >= THRESHOLD
+    points, classes = large[confident], pseudo[confident]
+    if len(points) >= most:
+        chosen = list(range(len(points)))
+        random.shuffle(chosen)
+        chosen = sorted(chosen[:most])
+        points, classes = points[chosen], classes[chosen]
+    return points, classes
+
+
+def padded(prototypes: Tensor, slots: int) -> Tensor:
+    """Prototypes ``(C, 2, K, D)`` as ``(C, 2 * slots, D)``, missing ones being copies of the last."""
+    missing = prototypes[:, :, -1:].expand(-1, -1, slots - prototypes.shape[2], -1)
+    return torch.cat((prototypes, missing), dim=2).flatten(1, 2)
 
 
 def loss(points: Tensor, classes: Tensor, prototypes: Tensor) -> Tensor:

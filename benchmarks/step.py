@@ -110,7 +110,8 @@ def our_step(head: Callable[..., Any], inputs: Inputs) -> Run:
 
 def published_step(preset: Preset, inputs: Inputs) -> Run:
     """Forward, backward, update."""
-    prototypes = inputs.prototypes.flatten(1, 2).clone()
+    # Where any class is split, the published code gives all classes as many slots.
+    prototypes = published.padded(inputs.prototypes, BRPGConfig.pascal().max_prototypes)
     most = preset.images * preset.unlabeled_samples_per_image
 
     def run(clock: Clock) -> dict[str, Any]:
