@@ -238,6 +238,21 @@ def test_one_outlier_does_not_spoil_the_others() -> None:
     assert found.mask.sum() == 3 or found.mask.sum() == 2
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_cuda_clusters_as_well_as_the_cpu(backend: str, dtype: torch.dtype) -> None:
+    rows = {(c, g): clusters(20_000 if c else 50, 3, 48, c + 5 * g, spread=0.5) for c in range(3) for g in (0, 1)}
+    here, there = filled_queue(rows, 3, dtype=dtype), filled_queue(rows, 3, dtype=dtype).cuda()
+    module = OnlineClusterer(3, backend=backend)
+    expected, found = (
+        OnlineClusterer(3, backend="torch")(here, torch.full((3, 2), 3)),
+        module(there, torch.full((3, 2), 3)),
+    )
+    assert module.used_backend == backend
+    assert_close(found.inertia.cpu(), expected.inertia, rtol=1e-3, atol=0)
+
+
 def test_what_is_refused() -> None:
     queue = FeatureQueue(2, 3, queue_size=4)
     with pytest.raises(ValueError, match="queue: expected 3 classes, found 2"):

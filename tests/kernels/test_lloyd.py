@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,16 @@ from torch.testing import assert_close
 
 from brpg_lib.kernels import lloyd
 
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not lloyd.installed(name), reason=f"needs a (recent) {name}"))
-    for name in ("numba", "torch", "triton")
-]
+
+def backend(name: str) -> Any:
+    """A parameter; what runs on a GPU where there is one is a test of CUDA there."""
+    marks = [pytest.mark.skipif(not lloyd.installed(name), reason=f"needs a (recent) {name}")]
+    if name != "numba" and torch.cuda.is_available():
+        marks.append(pytest.mark.cuda)
+    return pytest.param(name, marks=marks)
+
+
+BACKENDS = [backend(name) for name in ("numba", "torch", "triton")]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
