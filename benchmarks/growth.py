@@ -13,7 +13,7 @@ import torch
 from brpg_lib.benchmarks import clustering, command, features, step
 from brpg_lib.benchmarks import tables as show
 from brpg_lib.benchmarks.command import Options, Progress, Result
-from brpg_lib.benchmarks.measure import Clock, Run, race
+from brpg_lib.benchmarks.measure import Run, race
 from brpg_lib.benchmarks.presets import Preset
 from brpg_lib.benchmarks.tables import Table
 from brpg_lib.kernels import lloyd
@@ -97,12 +97,7 @@ def clustering_run(preset: Preset, device: torch.device) -> Run:
 def step_run(preset: Preset, device: torch.device) -> Run:
     """Does a learn step of this size."""
     inputs = step.Inputs.random(preset, device)
-    run = step.our_step(step.learning_head(preset, inputs), inputs)
-
-    def quiet(clock: Clock) -> None:
-        run(clock)
-
-    return quiet
+    return step.our_step(step.learning_head(preset, inputs), inputs)
 
 
 def value_of(name: str, preset: Preset) -> int:

@@ -169,9 +169,18 @@ class PrototypeBank(StateModule):
         if cosine is None:
             cosine = self.cosine(features)
         with torch.autocast(features.device.type, enabled=False):
-            self._move(features.detach(), cosine.detach(), *self.assign(cosine, classes))
+            self.move(features, cosine, *self.assign(cosine, classes))
 
-    def _move(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> None:
+    @torch.no_grad()
+    def move(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> None:
+        """:meth:`update` for points whose similarities and prototypes are known already.
+
+        Args:
+            features: ``(N, D)`` floating point.
+            cosine: ``(N, C, 2, K)`` from :meth:`cosine`.
+            nearest: ``(N,)`` int64 from :meth:`assign`.
+            counted: ``(N,)`` bool from :meth:`assign`.
+        """
         wrong = cosine.amax(dim=(2, 3)).argmax(dim=1) != nearest // self.mask[0].numel()
         finite = is_finite(features)
         weight = torch.where(wrong, self.misclassified_weight, 1.0) * (counted & finite)

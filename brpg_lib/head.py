@@ -345,6 +345,7 @@ class PrototypeHead(StateModule):
         features, classes = torch.cat([part.features for part in parts]), torch.cat(targets)
         del parts  # their features are copied
         cosine = self.bank.cosine(features)
+        nearest, counted = self.bank.assign(cosine, classes)
         similarity = cosine.amax(dim=(2, 3))
         terms = [self._term(*part) for part in zip(similarity.split(lengths), targets, strict=True)]
         if unlabeled is None:
@@ -355,11 +356,11 @@ class PrototypeHead(StateModule):
             "points_unlabeled": unlabeled_count,
             "accuracy_labeled": labeled_accuracy,
             "accuracy_unlabeled": unlabeled_accuracy,
-            "prototypes_used": diagnostics.used_share(*self.bank.assign(cosine, classes), self.bank.mask),
+            "prototypes_used": diagnostics.used_share(nearest, counted, self.bank.mask),
         }
         if self.training:
             self.dropped += dropped
-            self.bank.update(features, classes, cosine)
+            self.bank.move(features, cosine, nearest, counted)
         return _Losses(labeled_loss, unlabeled_loss, metrics)
 
     def _term(self, similarity: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

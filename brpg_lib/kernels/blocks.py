@@ -1,4 +1,4 @@
-"""Reading many rows a block at a time."""
+"""Reading many rows: a block at a time, or at indices."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, length, size):
         place = slice(start, start + size)
         yield place, rows[:, place].to(torch.float32)
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """A copy ``(G, m, D)`` of the rows at ``index (G, m)`` of ``rows (G, n, D)``."""
+    return rows[torch.arange(len(rows), device=rows.device)[:, None], index]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.kernels import lloyd
+from brpg_lib.kernels.blocks import take
 from brpg_lib.kernels.lloyd import LloydFactory
 from brpg_lib.kernels.random import fold, uniform
 
@@ -109,7 +110,7 @@ def kmeans(
     allowed = torch.arange(max_clusters, device=rows.device) < torch.minimum(num_clusters, num_rows)[:, None]
 
     index, kept = _sample(num_rows, _SEED_ROWS, 1, fold(key, 0))
-    sample = _take(rows, index)
+    sample = take(rows, index).float()
     shift = _mean(sample, kept)
     sample -= shift[:, None]
     few = _Rows(sample, kept, torch.zeros_like(shift), None)
@@ -174,12 +175,6 @@ def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor,
     index = (start[..., None] + torch.arange(run, device=device)).flatten(1)
     every = torch.arange(size, device=device).minimum((num_rows - 1).clamp(min=0)[:, None])
     return torch.where((num_rows > size)[:, None], index, every), num_rows.clamp(max=size)
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """A float32 copy ``(G, m, D)`` of the rows at ``index (G, m)``."""
-    taken = rows[torch.arange(len(rows), device=rows.device)[:, None], index]
-    return taken.to(torch.float32)
 
 
 def _mean(rows: Tensor, num_rows: Tensor) -> Tensor:
@@ -262,7 +257,7 @@ def _relocate(rows: _Rows, centers: Tensor, allowed: Tensor, empty: Tensor) -> t
     place = torch.arange(_LOOKED_AT, device=centers.device) * rows.num_rows[:, None] // _LOOKED_AT
     if rows.place is not None:
         place = rows.place.gather(1, place)
-    candidates = _take(rows.values, place) - rows.shift[:, None]
+    candidates = take(rows.values, place).float() - rows.shift[:, None]
     others = (allowed[:, None] & ~empty)[..., None]
     dots = torch.bmm(centers.flatten(1, 2), candidates.mT).unflatten(1, centers.shape[1:3])
     nearness = (centers.square().sum(-1, keepdim=True) - 2 * dots).masked_fill(~others, torch.inf).amin(2)

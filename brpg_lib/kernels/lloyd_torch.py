@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brpg_lib.kernels.blocks import blocks
+from brpg_lib.kernels.blocks import blocks, take
 from brpg_lib.kernels.lloyd import Pass, inertia_about_means
 
 
@@ -17,8 +17,8 @@ class TorchLloyd:
 
     def __init__(self, rows: Tensor, num_rows: Tensor, shift: Tensor, index: Tensor | None = None) -> None:
         if index is not None:
-            rows = rows[torch.arange(len(rows), device=rows.device)[:, None], index]
-        self.rows, self.num_rows, self.shift, self.index = rows, num_rows, shift, index
+            rows = take(rows, index)
+        self.rows, self.shift, self.index = rows, shift, index
         self.valid = torch.arange(rows.shape[1], device=rows.device) < num_rows[:, None]
         total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         for place, block in blocks(self.rows):
