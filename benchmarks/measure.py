@@ -113,6 +113,7 @@ def race(
     progress: Callable[[str], None] = lambda _: None,
     warm_up: Mapping[str, Run] | None = None,
     memory: bool = True,
+    lead_in: bool = False,
 ) -> dict[str, Timing]:
     """Time contenders in turn, ``repeats`` rounds of one run each.
 
@@ -125,6 +126,8 @@ def race(
         progress: Told what is running.
         warm_up: Cheaper runs that compile and import the same, where the real ones are expensive.
         memory: Whether to measure memory.
+        lead_in: Whether each timed run follows an untimed one of the same contender: for steps of a training, which
+            follow each other. What another contender leaves in the caches and the heap would not be there.
     """
     timings = {name: Timing() for name in contenders}
 
@@ -159,6 +162,8 @@ def race(
             attempt(name, "memory", lambda name=name, run=run: measured(name, run))  # type: ignore[misc]
     for turn in range(repeats):
         for name, run in contenders.items():
+            if lead_in:
+                attempt(name, f"run {turn + 1} of {repeats}, leading in", lambda run=run: run(Clock(device)))  # type: ignore[misc]
             attempt(name, f"run {turn + 1} of {repeats}", lambda name=name, run=run: kept(name, run))  # type: ignore[misc]
     return timings
 

@@ -202,7 +202,7 @@ def measure(options: Options, progress: Progress) -> Result:
     found: dict[str, Any] = {}
     if device.type == "cuda":
         found["synchronizations"] = {name: synchronizations(runs[name], device) for name in (OURS, PUBLISHED)}
-    timings = race(runs, device, options.repeats, progress)
+    timings = race(runs, device, options.repeats, progress, lead_in=True)
     if device.type == "cuda":
         timings[GRAPH] = graph_timing(preset, inputs, options, progress)
     for name, timing in timings.items():
@@ -221,7 +221,7 @@ def graph_timing(preset: Preset, inputs: Inputs, options: Options, progress: Pro
         run = graphed_step(learning_head(preset, inputs), inputs)
     except Exception as error:
         return Timing(failure=one_line(error))
-    return race({GRAPH: run}, options.device, options.repeats, progress, memory=False)[GRAPH]
+    return race({GRAPH: run}, options.device, options.repeats, progress, memory=False, lead_in=True)[GRAPH]
 
 
 def entry(timing: Timing, gradient_bytes: int) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def measure(options: Options, progress: Progress) -> Result:
     found: dict[str, Any] = {}
     for name, kind in TRAINERS.items():
         runs = {variant: training_step(kind, variant, preset, options) for variant in (BASELINE, BRANCH, HEAD)}
-        timings = race(runs, options.device, options.repeats, lambda text, name=name: progress(f"{name}, {text}"))  # type: ignore[misc]
+        timings = race(
+            runs, options.device, options.repeats, lambda text, name=name: progress(f"{name}, {text}"), lead_in=True
+        )  # type: ignore[misc]
         found[name] = {variant: timing.summary() for variant, timing in timings.items()} | shares(timings)
     model = "a tiny network" if options.size == "tiny" else "DeepLabV3 with ResNet-50"
     return {"network": model, "crop": preset.crop, "images": images, "trainers": found}

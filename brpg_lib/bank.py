@@ -169,24 +169,24 @@ class PrototypeBank(StateModule):
         if cosine is None:
             cosine = self.cosine(features)
         with torch.autocast(features.device.type, enabled=False):
-            self.move(features, cosine, *self.assign(cosine, classes))
+            finite = is_finite(features)
+            nearest, counted = self.assign(cosine, classes)
+            self.move(torch.where(finite[:, None], features.float(), 0.0), cosine, nearest, counted & finite)
 
     @torch.no_grad()
     def move(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> None:
         """:meth:`update` for points whose similarities and prototypes are known already.
 
         Args:
-            features: ``(N, D)`` floating point.
+            features: ``(N, D)`` float32, finite.
             cosine: ``(N, C, 2, K)`` from :meth:`cosine`.
             nearest: ``(N,)`` int64 from :meth:`assign`.
             counted: ``(N,)`` bool from :meth:`assign`.
         """
         wrong = cosine.amax(dim=(2, 3)).argmax(dim=1) != nearest // self.mask[0].numel()
-        finite = is_finite(features)
-        weight = torch.where(wrong, self.misclassified_weight, 1.0) * (counted & finite)
+        weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
         share = (torch.arange(self.mask.numel(), device=weight.device) == nearest[:, None]) * weight[:, None]
-        rows = torch.where(finite[:, None], features.float(), 0.0)
-        sums = torch.cat((share.T @ rows, share.sum(0)[:, None]), dim=1)
+        sums = torch.cat((share.T @ features, share.sum(0)[:, None]), dim=1)
         all_reduce_sum(sums, self.process_group)
         total = sums[:, -1:]
         mean = sums[:, :-1] / torch.where(total > 0, total, 1.0)

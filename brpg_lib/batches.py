@@ -119,7 +119,7 @@ class UnlabeledBatch:
             _require_channels("unlabeled.weak_features", self.weak_features, feature_dim)
             _require_channels("unlabeled.weak_logits", self.weak_logits, num_classes)
         _require_labels("unlabeled.pseudo_labels", self.pseudo_labels, num_classes, ignore_index)
-        if _can_read(self.confidence):
+        if _can_read(self.confidence) and not _within(self.confidence, 0.0, 1.001):
             valid = (self.confidence >= 0) & (self.confidence <= 1.001)  # half-precision softmax may exceed 1
             _require_all("unlabeled.confidence", "values in [0, 1]", self.confidence, valid)
 
@@ -192,7 +192,7 @@ def _require_channels(field: str, value: Tensor, channels: int) -> None:
 
 
 def _require_labels(field: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    if _can_read(labels):
+    if _can_read(labels) and not _within(labels, 0, num_classes - 1):
         labels = labels.long()  # comparing uint8 with -1 or 300 would wrap around
         valid = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
         _require_all(field, f"classes 0..{num_classes - 1} or ignore_index {ignore_index}", labels, valid)
@@ -202,6 +202,12 @@ def _require_all(field: str, expected: str, values: Tensor, valid: Tensor) -> No
     if not bool(valid.all()):
         found = values[~valid].unique()[:5].tolist()
         require(False, field, expected, f"{int((~valid).sum())} other values such as {found}")
+
+
+def _within(values: Tensor, low: float, high: float) -> bool:
+    """Whether all values are in [low, high], in one pass; not if one is NaN."""
+    smallest, largest = values.aminmax()
+    return low <= smallest.item() and largest.item() <= high
 
 
 def _can_read(values: Tensor) -> bool:

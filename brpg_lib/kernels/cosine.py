@@ -44,5 +44,5 @@ class _Cosine(torch.autograd.Function):
         scaled = gradients[0] * inverse
         # d(f.p / |f|) = p / |f| - f (f.p) / |f|^3
         along = (scaled * similarity).sum(dim=1, keepdim=True) * inverse
-        gradient = torch.addcmul(scaled @ directions, features.float(), along, value=-1)
-        return torch.where(inverse > 0, gradient, 0.0).to(features.dtype), None, None
+        gradient = (scaled @ directions).addcmul_(features.float(), along, value=-1)
+        return gradient.masked_fill_(inverse == 0, 0.0).to(features.dtype), None, None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from brpg_lib.kernels.optional import works
 
 BACKENDS = ("triton", "numba", "torch")
 """Fastest first; each serves some devices and storage types, the last one all."""
@@ -78,16 +78,7 @@ def choose(rows: Tensor, max_clusters: int) -> str:
 
 def installed(backend: str) -> bool:
     """Whether what a backend needs is there, recent enough, and can be imported; warns where only the last fails."""
-    if backend == "torch":
-        return True
-    if importlib.util.find_spec(backend) is None:
-        return False
-    try:
-        load(backend)
-    except Exception as error:  # a broken installation must not end a training
-        warnings.warn(f"k-means does without {backend}, which is installed but fails: {error}", stacklevel=2)
-        return False
-    return True
+    return backend == "torch" or works(backend, lambda: load(backend))
 
 
 def _device_type(rows: Tensor) -> str:

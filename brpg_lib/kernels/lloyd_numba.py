@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -10,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels.compiled import FAST, compiled, torch_threads
 from brpg_lib.kernels.lloyd import Pass, inertia_about_means
 
 _CHUNK = 4096  # rows that one task adds up; fixed, so that results do not depend on the number of threads
 _BLOCK = 256  # rows that stay in the cache while several sets of centers look at them
-_FAST = {"reassoc", "contract", "arcp", "nsz"}  # lets sums be vectorized; infinities keep their meaning
 
 
 class NumbaLloyd:
@@ -53,9 +52,7 @@ class NumbaLloyd:
         sums, counts = torch.empty(*partial, clusters, dim), torch.empty(*partial, clusters)
         squares = torch.empty(partial)
         nothing = np.empty((0, 0))
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), before))
-        try:
+        with torch_threads():
             _pass(
                 first,
                 chosen.numpy(),
@@ -71,8 +68,6 @@ class NumbaLloyd:
                 (moved + others).numpy(),
                 *(values.numpy() for values in (self.margin, self.label, sums, counts, squares)),
             )
-        finally:
-            numba.set_num_threads(before)
         self.centers = centers
         self.sums.index_add_(0, chosen, sums.sum(1))
         self.counts.index_add_(0, chosen, counts.sum(1))
@@ -86,16 +81,7 @@ def _extent(rows: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(rows.shape, rows.stride(), strict=True))
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compile when first called, and keep the machine code for later processes where there is a place to."""
-    options: dict[str, Any] = {"parallel": True, "fastmath": _FAST, "nogil": True}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(**options)(function)
-
-
-@_compiled
+@compiled
 def _pass(
     first: Any,
     chosen: Any,
@@ -171,7 +157,7 @@ def _pass(
         sums[out, chunk], counts[out, chunk], squares[out, chunk] = own_sums, own_counts, own_squares
 
 
-@numba.njit(fastmath=_FAST)
+@numba.njit(fastmath=FAST)
 def _nearest(row: Any, center: Any, size: int, dim: int) -> Any:
     """Index of the nearest center, and the squared distances to it and to the next one."""
     best, nearest, second = 0, np.float32(np.inf), np.float32(np.inf)
@@ -198,7 +184,7 @@ def _nearest(row: Any, center: Any, size: int, dim: int) -> Any:
     return best, nearest, second
 
 
-@numba.njit(fastmath=_FAST)
+@numba.njit(fastmath=FAST)
 def _fold(best: int, nearest: Any, second: Any, k: int, distance: Any) -> Any:
     """Take center k at a distance into account, without a branch."""
     return k if distance < nearest else best, min(nearest, distance), min(second, max(nearest, distance))

@@ -5,13 +5,22 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from brpg_lib.kernels import bilinear
+from brpg_lib.kernels import bilinear, taps
 
 SIZE = st.integers(1, 9)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numba, and as if it were not installed."""
+    if request.param == "plain":
+        monkeypatch.setattr(taps, "_compiled", lambda dtype: False)
+    else:
+        pytest.importorskip("numba")
 
 
 def every_pixel(num_images: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -26,6 +35,8 @@ def read_all(maps: torch.Tensor, size: tuple[int, int], align_corners: bool) -> 
     return values.view(len(maps), *size, maps.shape[1]).movedim(3, 1)
 
 
+@pytest.mark.usefixtures("loops")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing in it changes between examples
 @given(images=st.integers(1, 3), dim=st.integers(1, 4), h=SIZE, w=SIZE, height=st.integers(1, 30),
        width=st.integers(1, 30), align_corners=st.booleans(), seed=st.integers(0, 99))  # fmt: skip
 def test_equals_the_upsampled_map(images, dim, h, w, height, width, align_corners, seed):
@@ -43,6 +54,7 @@ def test_equals_the_upsampled_map(images, dim, h, w, height, width, align_corner
     )
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_large_maps(align_corners: bool) -> None:
     """The sizes of real images: a float32 source position must not read another place."""
@@ -52,6 +64,7 @@ def test_large_maps(align_corners: bool) -> None:
     assert_close(read_all(maps, (513, 769), align_corners), expected, atol=5e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_give_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -64,6 +77,7 @@ def test_other_precisions_give_float32(dtype: torch.dtype) -> None:
     assert maps.grad.dtype == dtype
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided"])
 def test_any_memory_layout(layout: str) -> None:
     torch.manual_seed(0)
@@ -76,6 +90,7 @@ def test_any_memory_layout(layout: str) -> None:
     assert torch.equal(read_all(other, (7, 11), True), read_all(plain, (7, 11), True))
 
 
+@pytest.mark.usefixtures("loops")
 def test_no_points() -> None:
     empty = torch.zeros(0, dtype=torch.int64)
     assert bilinear.read(torch.randn(1, 3, 2, 2), empty, empty, empty, (4, 4), align_corners=True).shape == (0, 3)
@@ -99,6 +114,7 @@ def test_memory_is_proportional_to_the_points() -> None:
     assert_close(value[0], maps[0, :, -1, -1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("loops")
 def test_the_gradient_is_the_same_each_time_with_many_threads() -> None:
     random = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 64, 9, 9, generator=random, requires_grad=True)
@@ -114,3 +130,28 @@ def test_the_gradient_is_the_same_each_time_with_many_threads() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+@pytest.mark.usefixtures("loops")
+def test_images_in_any_order() -> None:
+    random = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 40, 5, 7, generator=random, requires_grad=True)
+    image, row, column = (torch.randint(high, (200,), generator=random) for high in (3, 9, 13))
+    image[image == 1] = 2  # none of image 1
+    outer = torch.randn(200, 40, generator=random)
+    found = bilinear.read(maps, image, row, column, (9, 13), align_corners=True)
+    everywhere = reference.upsample(maps, 9, 13)
+    expected = everywhere.movedim(1, 3)[image, row, column]
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = (torch.autograd.grad((values * outer).sum(), maps)[0] for values in (found, expected))
+    assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("loops")
+def test_values_that_are_not_finite_come_as_zeros() -> None:
+    maps = torch.ones(1, 3, 1, 6)
+    maps[0, 1, 0, 0], maps[0, 2, 0, 5] = torch.nan, torch.inf
+    image, row, column = every_pixel(1, 1, 6)
+    found = bilinear.read(maps, image, row, column, (1, 6), align_corners=True)
+    # Pixel 4 has a tap at 5, of weight 0.
+    assert torch.equal(found, torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0, 0.0])[:, None].expand(6, 3))

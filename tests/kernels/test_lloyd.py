@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from brpg_lib.kernels import lloyd
+from brpg_lib.kernels import lloyd, optional
 
 
 def backend(name: str) -> Any:
@@ -203,7 +203,7 @@ def test_a_broken_backend_is_done_without(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(backend: str) -> None:
         raise OSError(f"{backend}: no libsvml")
 
-    monkeypatch.setattr(lloyd.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(optional.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(lloyd, "load", fail)
     with pytest.warns(UserWarning, match="does without numba, which is installed but fails: numba: no libsvml"):
         assert lloyd.choose(torch.zeros(1, 2, 3), 2) == "torch"
@@ -217,12 +217,12 @@ def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numba_without_a_place_for_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    lloyd_numba = pytest.importorskip("brpg_lib.kernels.lloyd_numba")
+    compiled = pytest.importorskip("brpg_lib.kernels.compiled")
 
     def njit(**options: object) -> object:
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(lloyd_numba.numba, "njit", njit)
-    assert lloyd_numba._compiled(print) is print
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled.compiled(print) is print
