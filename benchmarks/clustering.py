@@ -84,9 +84,9 @@ def backends(device: torch.device) -> dict[str, str | None]:
 def own(rows: Tensor, clusters: Tensor) -> dict[str, Run]:
     """Our backends, clustering ``rows (G, n, D)``."""
     num_rows = torch.full((len(rows),), rows.shape[1], device=rows.device)
-    key = torch.zeros((), dtype=torch.int64, device=rows.device)
+    keys = torch.arange(len(rows), device=rows.device)
     available = [backend for backend, reason in backends(rows.device).items() if reason is None]
-    return {OURS + backend: partial(ours, rows, num_rows, clusters, key, backend) for backend in available}
+    return {OURS + backend: partial(ours, rows, num_rows, clusters, keys, backend) for backend in available}
 
 
 def others(rows: Tensor, clusters: Tensor) -> dict[str, Run]:
@@ -111,9 +111,9 @@ def theirs(other: Contender, rows: Tensor, clusters: list[int], gpu: bool, clock
     return other.fit(rows, clusters, gpu)
 
 
-def ours(rows: Tensor, num_rows: Tensor, clusters: Tensor, key: Tensor, backend: str, clock: Clock) -> list[Tensor]:
+def ours(rows: Tensor, num_rows: Tensor, clusters: Tensor, keys: Tensor, backend: str, clock: Clock) -> list[Tensor]:
     """Centroids of each group, by one call for all."""
-    found = kmeans(rows, num_rows, clusters, key, backend=backend).centroids
+    found = kmeans(rows, num_rows, clusters, keys, backend=backend).centroids
     return [group[:count] for group, count in zip(found, clusters.tolist(), strict=True)]
 
 

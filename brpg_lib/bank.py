@@ -171,23 +171,30 @@ class PrototypeBank(StateModule):
         with torch.autocast(features.device.type, enabled=False):
             finite = is_finite(features)
             nearest, counted = self.assign(cosine, classes)
-            self.move(torch.where(finite[:, None], features.float(), 0.0), cosine, nearest, counted & finite)
+            rows = torch.where(finite[:, None], features.float(), 0.0)
+            self.move(all_reduce_sum(self.pull(rows, cosine, nearest, counted & finite), self.process_group))
 
     @torch.no_grad()
-    def move(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> None:
-        """:meth:`update` for points whose similarities and prototypes are known already.
+    def pull(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> Tensor:
+        """What :meth:`update` adds up of points whose similarities and prototypes are known already.
 
         Args:
             features: ``(N, D)`` float32, finite.
             cosine: ``(N, C, 2, K)`` from :meth:`cosine`.
             nearest: ``(N,)`` int64 from :meth:`assign`.
             counted: ``(N,)`` bool from :meth:`assign`.
+
+        Returns:
+            ``(C * 2 * K, D + 1)`` float32: for each prototype the weighted sum of its points, and the sum of weights.
         """
         wrong = cosine.amax(dim=(2, 3)).argmax(dim=1) != nearest // self.mask[0].numel()
         weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
         share = (torch.arange(self.mask.numel(), device=weight.device) == nearest[:, None]) * weight[:, None]
-        sums = torch.cat((share.T @ features, share.sum(0)[:, None]), dim=1)
-        all_reduce_sum(sums, self.process_group)
+        return torch.cat((share.T @ features, share.sum(0)[:, None]), dim=1)
+
+    @torch.no_grad()
+    def move(self, sums: Tensor) -> None:
+        """Move the prototypes by the ``sums`` of :meth:`pull` over all ranks."""
         total = sums[:, -1:]
         mean = sums[:, :-1] / torch.where(total > 0, total, 1.0)
         flat = self.prototypes.view(-1, self.feature_dim)

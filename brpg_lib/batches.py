@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,7 +133,7 @@ class Samples:
         classes: ``(N,)`` int64 class indices.
         groups: ``(N,)`` int64: 0 high confidence, 1 low confidence, 2 kept for rare classes.
         confidence: ``(N,)`` float32 in [0, 1].
-        dropped: ``()`` int64: pixels left out because their logits were not finite.
+        dropped: ``()`` int64: pixels left out because their logits or features were not finite.
     """
 
     features: Tensor
@@ -144,6 +144,23 @@ class Samples:
 
     def __len__(self) -> int:
         return self.classes.shape[0]
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What there is of each sample: features, classes, groups and confidence."""
+        return self.features, self.classes, self.groups, self.confidence
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """All samples of the parts, one part after the other."""
+        rows = (torch.cat(values) for values in zip(*(part.rows for part in parts), strict=True))
+        features, classes, groups, confidence = rows
+        return cls(features, classes, groups, confidence, torch.stack([part.dropped for part in parts]).sum())
+
+    def none(self) -> Samples:
+        """No samples, of the same types."""
+        features, classes, groups, confidence = (values[:0] for values in self.rows)
+        return Samples(features, classes, groups, confidence, torch.zeros_like(self.dropped))
 
 
 def require_same_device(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, device: torch.device) -> None:

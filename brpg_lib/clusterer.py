@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
+from brpg_lib.distributed import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.kernels.kmeans import kmeans
 from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
@@ -32,7 +33,9 @@ class Prototypes(NamedTuple):
 class OnlineClusterer(nn.Module):
     """Clusters the queues of all classes and groups at once, with k-means on the raw features.
 
-    A queue with fewer distinct rows than prototypes gives as many as it can; an empty one gives none.
+    A queue with fewer distinct rows than prototypes gives as many as it can; an empty one gives none. The ranks of a
+    distributed training share the queues out and exchange the prototypes, so that all of them have to call it, with
+    equal queues. The prototypes of a class do not depend on the number of ranks, but for rounding.
 
     Args:
         num_classes: Number of classes C.
@@ -42,6 +45,7 @@ class OnlineClusterer(nn.Module):
         backend: What runs the passes over the rows: ``"triton"``, ``"numba"``, ``"torch"``, or ``None`` for the fastest
             that is installed and fits the queue. :attr:`used_backend` tells which one it was.
         seed: Seed of the k-means++ draw; the same seed, queue and backend give the same prototypes.
+        process_group: Ranks that share the work; ``None`` for the default group.
 
     Raises:
         ValueError: A hyper-parameter is out of range.
@@ -56,6 +60,7 @@ class OnlineClusterer(nn.Module):
         max_iterations: int = 100,
         backend: str | None = None,
         seed: int = 0,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__()
         require_integer("num_classes", num_classes, 1)
@@ -67,6 +72,7 @@ class OnlineClusterer(nn.Module):
         known = backend is None or backend in BACKENDS
         require(known, "backend", f"None or one of {BACKENDS}", repr(backend))
         self.restarts, self.max_iterations, self.backend, self.seed = restarts, max_iterations, backend, seed
+        self.process_group = process_group
         self.used_backend: str | None = None
 
     @torch.no_grad()
@@ -93,22 +99,39 @@ class OnlineClusterer(nn.Module):
         lowest, highest = (int(value) for value in num_prototypes.aminmax())
         require(lowest >= 0 and highest >= 1, "num_prototypes", "values >= 0, one of them >= 1", (lowest, highest))
         features, rows = queue.stored()
+        wanted = num_prototypes[:, : queue.num_groups].reshape(-1).long().to(features.device)
+        share = share_of((rows * wanted).tolist(), self.process_group)
+        dim = features.shape[2]
+        # Centroid, number of rows and inertia; each rank fills in its share, and the sum brings all together.
+        found = torch.zeros(len(rows), highest, dim + 2, device=features.device)
+        if wanted[share].any():
+            self._cluster(queue, share, wanted, found[share])
+        all_reduce_sum(found, self.process_group)
+        vectors, counts, inertia = found.split((dim, 1, 1), dim=2)
+        return Prototypes(
+            queue.per_group(vectors, fill=0.0),
+            queue.per_group(counts[..., 0] > 0, fill=False),
+            queue.per_group(inertia[:, 0, 0], fill=0.0),
+        )
+
+    def _cluster(self, queue: FeatureQueue, share: slice, wanted: Tensor, found: Tensor) -> None:
+        """Write centroid, number of rows and inertia ``(g, K, D + 2)`` of a share of the stored groups to ``found``."""
+        features, rows = queue.stored()
         device = features.device
-        wanted = num_prototypes[:, : queue.num_groups].reshape(-1).long().to(device)
+        weights = queue.stored_confidence()[share] if self.config.centroid == "confidence" else None
         with torch.autocast(device.type, enabled=False):
             clustering = kmeans(
-                features,
-                rows,
-                wanted,
-                fold(torch.zeros((), dtype=torch.int64, device=device), self.seed),
-                weights=queue.stored_confidence() if self.config.centroid == "confidence" else None,
+                features[share],
+                rows[share],
+                wanted[share],
+                fold(torch.arange(len(rows), device=device), self.seed)[share],
+                weights=weights,
                 restarts=self.restarts,
                 max_iterations=self.max_iterations,
                 backend=self.backend,
             )
         self.used_backend = clustering.backend
-        return Prototypes(
-            queue.per_group(clustering.centroids, fill=0.0),
-            queue.per_group(clustering.counts > 0, fill=False),
-            queue.per_group(clustering.inertia, fill=0.0),
-        )
+        most, dim = clustering.counts.shape[1], features.shape[2]
+        found[:, :most, :dim] = clustering.centroids
+        found[:, :most, dim] = clustering.counts
+        found[:, 0, dim + 1] = clustering.inertia

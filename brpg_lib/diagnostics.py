@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+DEAD_AFTER = 500
+"""Steps with points of its class in which a prototype was never the most similar one, until it counts as dead."""
+COLLAPSED = 0.999
+"""Cosine similarity from which two prototypes of a class count as one."""
 
-def within_class_similarity(prototypes: Tensor, mask: Tensor) -> Tensor:
-    """Mean cosine similarity of pairs of prototypes of one class; near 1 they have collapsed onto each other.
+
+def within_class_similarity(prototypes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike the prototypes of one class are.
 
     Args:
         prototypes: ``(C, 2, K, D)`` float32.
         mask: ``(C, 2, K)`` bool.
 
     Returns:
-        ``()`` float32; 0 where no class has two prototypes.
+        ``()`` float32 mean cosine similarity of pairs of prototypes of one class, 0 where no class has two, and ``()``
+        int64 number of prototypes that have collapsed onto an earlier one of their class.
     """
     directions = nn.functional.normalize(prototypes.flatten(1, 2), dim=-1)
     exists = mask.flatten(1)
     pairs = (exists[:, :, None] & exists[:, None]).triu(diagonal=1)
-    return (directions @ directions.mT * pairs).sum() / pairs.sum().clamp(min=1)
+    similarity = directions @ directions.mT
+    mean = (similarity * pairs).sum() / pairs.sum().clamp(min=1)
+    return mean, ((similarity > COLLAPSED) & pairs).any(1).sum()
 
 
-def accuracy(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Share of points whose most similar class is their own; points outside 0..C-1 do not count.
+def used(hits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Which prototypes are the most similar one, in its class, of some point.
+
+    Args:
+        hits: ``(C * 2 * K,)`` float32, points of each prototype.
+        mask: ``(C, 2, K)`` bool.
+
+    Returns:
+        ``(C, 2, K)`` bool: prototypes with points, and prototypes of classes with points.
+    """
+    hit = (hits > 0).view(mask.shape) & mask
+    return hit, hit.flatten(1).any(1)[:, None, None] & mask
+
+
+def points(similarity: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """How many points have a class in 0..C-1, and for how many of them it is the most similar one.
 
     Args:
         similarity: ``(N, C)``.
@@ -31,25 +52,31 @@ def accuracy(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
         num_classes: Number of classes C.
 
     Returns:
-        ``()`` float32; 0 without points.
+        Two ``()`` float32.
     """
     counted = (classes >= 0) & (classes < num_classes)
     right = counted & (similarity.detach().argmax(dim=1) == classes)
-    return right.sum() / counted.sum().clamp(min=1)
+    return counted.sum().float(), right.sum().float()
 
 
-def used_share(nearest: Tensor, counted: Tensor, mask: Tensor) -> Tensor:
-    """Share of the prototypes, of classes with points, that are some point's most similar one in its class.
+def warnings_about(dead: Tensor, collapsed: Tensor, num_prototypes: Tensor) -> dict[str, str]:
+    """What to warn about, by a short name. Waits for the device.
 
     Args:
-        nearest: ``(N,)`` int64 index of each point's prototype, from :meth:`PrototypeBank.assign`.
-        counted: ``(N,)`` bool, points that have one.
-        mask: ``(C, 2, K)`` bool.
-
-    Returns:
-        ``()`` float32 in [0, 1]; prototypes that stay unused for long are dead.
+        dead: ``()`` int64 prototypes that have not been used for :data:`DEAD_AFTER` steps.
+        collapsed: ``()`` int64, see :func:`within_class_similarity`.
+        num_prototypes: ``()`` int64.
     """
-    hits = torch.zeros(mask.numel(), device=mask.device).index_add_(0, nearest, counted.float())
-    hit = (hits > 0).view(len(mask), -1) & mask.flatten(1)
-    expected = hit.any(1)[:, None] & mask.flatten(1)
-    return hit.sum() / expected.sum().clamp(min=1)
+    dead_, collapsed_, total = (int(value) for value in (dead, collapsed, num_prototypes))
+    found = {}
+    if dead_:
+        found["dead"] = (
+            f"{dead_} of {total} prototypes are dead: for {DEAD_AFTER} steps with points of their class they were not "
+            "the most similar one to any; fewer num_prototypes or Schedule(recluster_every=...) may help"
+        )
+    if collapsed_ > total // 4:
+        found["collapsed"] = (
+            f"{collapsed_} of {total} prototypes have collapsed: their cosine similarity to another one of their class "
+            f"is above {COLLAPSED}; the features of a class may all point in one direction"
+        )
+    return found

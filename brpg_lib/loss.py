@@ -52,6 +52,39 @@ def prototype_contrastive_loss(
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (num_classes,)
         require(fits, "weight", f"a tensor ({num_classes},)", describe(weight))
+    losses, weights = weighted_losses(
+        similarity,
+        classes,
+        temperature=temperature,
+        weight=weight,
+        misclassified_weight=misclassified_weight,
+        ignore_index=ignore_index,
+    )
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else mean_loss(losses.sum(), weights.sum())
+
+
+def mean_loss(total: Tensor, weight: Tensor) -> Tensor:
+    """``total / weight``, or ``total`` (then 0, with a gradient of 0) where no point counts."""
+    return total / torch.where(weight > 0, weight, 1.0)
+
+
+def weighted_losses(
+    similarity: Tensor,
+    classes: Tensor,
+    *,
+    temperature: float,
+    weight: Tensor | None,
+    misclassified_weight: float,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """The parts of :func:`prototype_contrastive_loss`, which says what the arguments are.
+
+    Returns:
+        ``(N,)`` float32 loss of each point times its weight, and ``(N,)`` float32 weights; 0 where it does not count.
+    """
+    num_classes = similarity.shape[1]
     classes = classes.long()
     known = (classes >= 0) & (classes < num_classes) & (classes != ignore_index)
     target = torch.where(known, classes, 0)
@@ -63,13 +96,7 @@ def prototype_contrastive_loss(
     weights = torch.where(wrong, misclassified_weight, 1.0) * counted
     if weight is not None:
         weights = weights * weight.float()[target]
-    weighted = losses * weights
-    if reduction == "none":
-        return weighted
-    if reduction == "sum":
-        return weighted.sum()
-    total = weights.sum()
-    return weighted.sum() / torch.where(total > 0, total, 1.0)
+    return losses * weights, weights
 
 
 class PrototypeContrastiveLoss(nn.Module):
@@ -104,6 +131,18 @@ class PrototypeContrastiveLoss(nn.Module):
         )
         self.reduction = reduction
         self.register_buffer("weight", weight, persistent=False)
+
+    def sums(self, similarity: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of the mean, as ``()`` float32: ranks that share a mean add them up."""
+        losses, weights = weighted_losses(
+            similarity,
+            classes,
+            temperature=self.config.temperature,
+            weight=self.weight,
+            misclassified_weight=self.config.misclassified_weight,
+            ignore_index=self.config.ignore_index,
+        )
+        return losses.sum(), weights.sum()
 
     def forward(self, similarity: Tensor, classes: Tensor) -> Tensor:
         """The loss of ``similarity (N, C)`` for ``classes (N,)``."""

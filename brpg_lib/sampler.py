@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
+from brpg_lib.kernels.vectors import MAX_NORM
 from brpg_lib.state import StateModule
 from brpg_lib.validation import require, require_integer
 
@@ -120,6 +123,11 @@ class ConfidenceSampler(StateModule):
         Raises:
             ValueError: ``labeled.logits`` is missing, or a batch does not fit the module.
         """
+        return Samples.joined(self.sample(labeled, unlabeled))
+
+    @torch.no_grad()
+    def sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None) -> tuple[Samples, Samples]:
+        """:meth:`forward`, with the vectors of labeled and of unlabeled images (perhaps none) apart."""
         features_dim = labeled.features.shape[1]
         require(labeled.logits is not None, "labeled.logits", "logits (B, C, h, w) to sample by", None)
         labeled.check(self.num_classes, features_dim, self.config.ignore_index)
@@ -132,7 +140,7 @@ class ConfidenceSampler(StateModule):
             self.draws += 1
         return self._sample(labeled, unlabeled, key)
 
-    def _sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, key: Tensor) -> Samples:
+    def _sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, key: Tensor) -> tuple[Samples, Samples]:
         config = self.config
         assert labeled.logits is not None
         labels = _labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
@@ -140,12 +148,13 @@ class ConfidenceSampler(StateModule):
         labels = torch.where(has_class, labels, 0)
         probability = _probability(labeled.logits)
         confidence, predicted = probability.max(dim=1)
-        right = has_class & (predicted == labels)
+        usable = confidence.isfinite() & _finite(labeled.features)
         high = confidence >= self.class_thresholds()[labels]
         above_floor = confidence > (config.confidence_floor if config.class_adaptive is None else -1.0)
         groups = torch.where(high, HIGH, torch.where(above_floor, LOW, -1))
+        right = has_class & usable & (predicted == labels)
         pixels = [_Pixels(labeled.features, labels, torch.where(right, groups, -1), confidence)]
-        dropped = (has_class & ~confidence.isfinite()).sum()
+        dropped = [(has_class & ~usable).sum()]
         num_labeled = num_images = labeled.features.shape[0]
 
         if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
@@ -154,33 +163,28 @@ class ConfidenceSampler(StateModule):
             shown = torch.ones_like(predicted, dtype=torch.bool)
             if unlabeled.weak_valid is not None:
                 shown = _labels_at(unlabeled.weak_valid, unlabeled.weak_features.shape[2:]).flatten() > 0
-            groups = torch.where(shown & (confidence >= config.confidence_threshold), HIGH, -1)
+            weak_usable = confidence.isfinite() & _finite(unlabeled.weak_features)
+            groups = torch.where(shown & weak_usable & (confidence >= config.confidence_threshold), HIGH, -1)
             pixels.append(_Pixels(unlabeled.weak_features, predicted, groups, confidence))
-            dropped = dropped + (shown & ~confidence.isfinite()).sum()
+            dropped.append((shown & ~weak_usable).sum())
 
         high_cap, low_cap = config.samples_per_image * num_images, config.samples_per_image * num_labeled
         if config.separate_confidence:
-            chosen = self._draw(pixels, HIGH, high_cap, fold(key, HIGH)) + self._draw(
-                pixels, LOW, low_cap, fold(key, LOW)
-            )
+            draws = [self._draw(pixels, HIGH, high_cap, fold(key, HIGH))]
+            draws.append(self._draw(pixels, LOW, low_cap, fold(key, LOW)))
         else:
             pooled = [p.with_groups(torch.where(p.groups >= 0, HIGH, -1)) for p in pixels]
-            chosen = self._draw(pooled, HIGH, high_cap + low_cap, fold(key, HIGH))
+            draws = [self._draw(pooled, HIGH, high_cap + low_cap, fold(key, HIGH))]
         if config.rare_class_fallback:
             true_confidence = probability.gather(1, labels[:, None])[:, 0]
-            every = torch.where(has_class & true_confidence.isfinite(), FALLBACK, -1)
-            chosen += self._draw_per_class(
-                _Pixels(labeled.features, labels, every, true_confidence), fold(key, FALLBACK)
-            )
-        return Samples(
-            features=torch.cat([vectors for vectors, _, _, _ in chosen]),
-            classes=torch.cat([classes for _, classes, _, _ in chosen]),
-            groups=torch.cat([groups for _, _, groups, _ in chosen]),
-            confidence=torch.cat([confidence for _, _, _, confidence in chosen]),
-            dropped=dropped,
-        )
+            every = torch.where(has_class & usable, FALLBACK, -1)
+            kept = _Pixels(labeled.features, labels, every, true_confidence)
+            draws.append([self._draw_per_class(kept, fold(key, FALLBACK))])
+        sources = [[draw[source] for draw in draws if source < len(draw)] for source in range(len(pixels))]
+        samples = [replace(Samples.joined(rows), dropped=lost) for rows, lost in zip(sources, dropped, strict=True)]
+        return samples[0], samples[1] if len(samples) == 2 else samples[0].none()
 
-    def _draw(self, pixels: list[_Pixels], group: int, cap: int, key: Tensor) -> list[tuple[Tensor, ...]]:
+    def _draw(self, pixels: list[_Pixels], group: int, cap: int, key: Tensor) -> list[Samples]:
         """The pixels of one group from all sources, at most ``cap``."""
         places = [(p.groups == group).nonzero()[:, 0] for p in pixels]
         total = sum(len(place) for place in places)
@@ -196,14 +200,14 @@ class ConfidenceSampler(StateModule):
             places = [place[keep] for place, keep in zip(places, kept, strict=True)]
         return [p.at(place) for p, place in zip(pixels, places, strict=True)]
 
-    def _draw_per_class(self, pixels: _Pixels, key: Tensor) -> list[tuple[Tensor, ...]]:
+    def _draw_per_class(self, pixels: _Pixels, key: Tensor) -> Samples:
         """At most ``samples_per_image`` pixels of each class, drawn uniformly."""
         place = (pixels.groups >= 0).nonzero()[:, 0]
         place = place[uniform((len(place),), key).argsort()]
         classes, order = pixels.classes[place].sort(stable=True)
         counts = classes.bincount(minlength=self.num_classes)
         position = torch.arange(len(classes), device=classes.device) - (counts.cumsum(0) - counts)[classes]
-        return [pixels.at(place[order[position < self.config.samples_per_image]].sort().values)]
+        return pixels.at(place[order[position < self.config.samples_per_image]].sort().values)
 
     def _follow_confidence(self, labeled: LabeledBatch) -> None:
         """Move the running mean of the ground-truth probability of each class that is present."""
@@ -235,16 +239,23 @@ class _Pixels:
     def with_groups(self, groups: Tensor) -> _Pixels:
         return _Pixels(self.maps, self.classes, groups, self.confidence)
 
-    def at(self, place: Tensor) -> tuple[Tensor, ...]:
-        """Features, classes, groups and confidence of the pixels at flat indices ``place``."""
+    def at(self, place: Tensor) -> Samples:
+        """The pixels at flat indices ``place``."""
         height, width = self.maps.shape[2:]
         vectors = self.maps[place // (height * width), :, place // width % height, place % width]
-        return vectors.float(), self.classes[place], self.groups[place], self.confidence[place]
+        nothing = torch.zeros((), dtype=torch.int64, device=place.device)
+        return Samples(vectors.float(), self.classes[place], self.groups[place], self.confidence[place], nothing)
 
 
 def _probability(logits: Tensor) -> Tensor:
     """Class probabilities ``(B * h * w, C)`` float32."""
     return logits.float().softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _finite(maps: Tensor) -> Tensor:
+    """Whether the feature vector of each pixel can be computed with: ``(B * h * w,)`` bool."""
+    norm: Tensor = torch.linalg.vector_norm(maps.detach().float(), dim=1)
+    return (norm <= MAX_NORM).flatten()
 
 
 def _labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:

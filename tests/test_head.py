@@ -35,6 +35,7 @@ from brpg_lib.state import unpack
 METRICS = {
     "points_labeled", "points_unlabeled", "accuracy_labeled", "accuracy_unlabeled", "prototypes_used", "loss_labeled",
     "loss_unlabeled", "pseudo_threshold", "prototypes", "within_class_similarity", "rows_high", "rows_low", "dropped",
+    "prototypes_collapsed", "prototypes_dead",
 }  # fmt: skip
 
 
@@ -217,6 +218,8 @@ def test_without_collecting_the_classes_join_in_the_learn_phase() -> None:
     module = head(warmup=0, collect=0)
     out, *_ = step(module)
     assert out.phase is Phase.LEARN
+    assert not any(module.bank.present), "which classes there are is known from the next step on"
+    step(module)
     assert all(module.bank.present)
 
 
@@ -494,7 +497,7 @@ def test_a_class_joins_late() -> None:
     out, first, second = step(module, absent=(2,))
     assert_sound(out, first, second)
     assert not module.bank.prototypes[2].any()
-    run(module, 1)
+    run(module, 2)
     assert module.bank.present == [True, True, True]
     out, *_ = step(module)
     assert out.metrics["accuracy_labeled"] > 0.75
@@ -515,7 +518,8 @@ def test_a_late_class_joins_from_its_rare_class_rows() -> None:
     assert wrong.logits is not None
     never_right = wrong.logits.clone()
     never_right[:, 2] = -20.0  # so that no pixel of class 2 enters its high or low group
-    module(fresh(wrong, logits=never_right))
+    for _ in range(2):
+        module(fresh(wrong, logits=never_right))
     assert module.bank.present == [True, True, True]
 
 

@@ -73,8 +73,21 @@ def test_subpackages_of_the_checkout(tmp_path: Path) -> None:
 
 def test_no_file_of_the_package_imports_upwards() -> None:
     """A module imports only from those nearer the ground."""
-    order = ("version", "validation", "schedule", "config", "state", "kernels", "distributed", "batches", "diagnostics")
-    order += ("points", "queue", "sampler", "splitter", "clusterer", "bank", "loss", "projection", "head", "tap", "cli")
+    order = ("version", "validation", "schedule", "config", "state", "kernels", "distributed", "exchange", "batches")
+    order += (
+        "diagnostics",
+        "points",
+        "queue",
+        "sampler",
+        "splitter",
+        "clusterer",
+        "bank",
+        "loss",
+        "projection",
+        "head",
+        "tap",
+        "cli",
+    )
     for level, name in enumerate(order):
         source = ROOT / "brpg_lib" / name
         files = source.glob("*.py") if source.is_dir() else [source.with_suffix(".py")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,11 +15,13 @@ from brpg_lib.kernels.random import fold, uniform
 
 _SEED_ROWS, _SEED_TOLERANCE = 256, 1e-2
 """Rows of each group among which seedings compete. They are copied, so that they lie together."""
+_CANDIDATES = 3
+"""Rows among which each center of a seeding is chosen."""
 _COARSE_ROWS, _RUN, _COARSE_TOLERANCE = 4096, 128, 1e-3
 """Rows of each group on which the finalists settle: runs of neighbours, as memory is fast in runs."""
 _SMALL, _ROUNDING = 8192, 1e-7
 """Groups up to this size skip the coarse stage, and go on until only rounding is left to gain."""
-_FINALISTS, _SAME, _NOISE = 3, 0.01, 0.5
+_FINALISTS, _SAME, _NOISE = 3, 0.01, 1.0
 """Sets of centers that a stage hands on, when they are the same, and how far a sample's inertia may be off."""
 _MAX_RATE, _DECAY = 0.9, 0.5
 """Largest rate at which gains are taken to shrink, and how fast the estimate may fall."""
@@ -94,7 +95,7 @@ def kmeans(
         rows: ``(G, n, D)`` floating point; the first ``num_rows[g]`` rows of group ``g`` count.
         num_rows: ``(G,)`` int64.
         num_clusters: ``(G,)`` int64, clusters wanted per group; a group with fewer distinct rows gets fewer.
-        key: ``()`` int64 that seeds the draw.
+        key: ``(G,)`` int64 that seed the draws of each group: its clusters do not depend on the groups beside it.
         weights: ``(G, n)`` of each row in the returned centroids, or ``None`` for means. Assignment ignores them.
         restarts: Seedings that compete.
         max_iterations: Bound of the Lloyd iterations of each stage.
@@ -170,7 +171,7 @@ def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor,
     """
     device = num_rows.device
     runs = size // run
-    place = torch.arange(runs, device=device) + uniform((len(num_rows), runs), key)
+    place = torch.arange(runs, device=device) + uniform((runs,), key)
     start = (place * ((num_rows - run).clamp(min=0) / runs)[:, None]).long()
     index = (start[..., None] + torch.arange(run, device=device)).flatten(1)
     every = torch.arange(size, device=device).minimum((num_rows - 1).clamp(min=0)[:, None])
@@ -194,10 +195,10 @@ def _seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: T
     square = rows.square().sum(-1)[:, None, None]
     centers = torch.zeros(groups, restarts, max_clusters, dim, device=rows.device)
     nearest = valid[:, 0].float().expand(groups, restarts, length)  # the first draw is uniform
-    num_candidates = min(2 + int(math.log(max_clusters)), length)
+    num_candidates = min(_CANDIDATES, length)
     for cluster in range(max_clusters):
         count = 1 if cluster == 0 else num_candidates
-        noise = uniform((groups, restarts, length), fold(key, cluster)).log()
+        noise = uniform((restarts, length), fold(key, cluster)).log()
         # An exponential race draws rows in proportion to their weight; zero-weight rows never win.
         race = torch.where(nearest > 0, noise / nearest.clamp(min=1e-30), -torch.inf)
         candidates = race.topk(count, dim=2).indices

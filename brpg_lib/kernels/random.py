@@ -27,11 +27,11 @@ def fold(key: Tensor, *values: int | Tensor) -> Tensor:
     """A new key from ``key`` and integers (a seed, a rank, a stream number).
 
     Args:
-        key: ``()`` int64.
-        values: Integers or ``()`` int64 tensors.
+        key: int64 of any shape.
+        values: Integers or int64 tensors that can be added to it.
 
     Returns:
-        ``()`` int64 in [0, 2**32).
+        int64 in [0, 2**32), each place a key of its own.
     """
     for value in values:
         key = _mix((key * 31 + value + _GOLDEN) & _MASK)
@@ -42,19 +42,20 @@ def uniform(shape: tuple[int, ...], key: Tensor) -> Tensor:
     """Uniform float32 numbers in the open interval (0, 1).
 
     Args:
-        shape: Shape of the result.
-        key: ``()`` int64, see :func:`fold`; equal keys give equal numbers.
+        shape: Shape of what each key gives.
+        key: ``()`` or ``(G,)`` int64, see :func:`fold`; equal keys give equal numbers.
 
     Returns:
-        ``shape`` float32 on the device of ``key``.
+        ``shape``, or ``(G, *shape)``, float32 on the device of ``key``.
     """
     # 32-bit arithmetic wraps around where _mix masks, and is twice as fast.
-    value = torch.arange(math.prod(shape), device=key.device, dtype=torch.int32).add_(_wrapped(key))
+    value = torch.arange(math.prod(shape), device=key.device, dtype=torch.int32) + _wrapped(key)[..., None]
     _mix_(value)
-    value.bitwise_xor_(_wrapped(fold(key, 1)))  # or two keys would give the same numbers in another order
+    value.bitwise_xor_(_wrapped(fold(key, 1))[..., None])  # or two keys would give the same numbers in another order
     _mix_(value)
     # 24 bits: float32 holds them exactly, below 1
-    return value.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().mul_(2.0**-23).add_(2.0**-24).view(shape)
+    value = value.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF)
+    return value.float().mul_(2.0**-23).add_(2.0**-24).view(*key.shape, *shape)
 
 
 def _wrapped(key: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -36,7 +36,6 @@ def read_all(maps: torch.Tensor, size: tuple[int, int], align_corners: bool) -> 
 
 
 @pytest.mark.usefixtures("loops")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing in it changes between examples
 @given(images=st.integers(1, 3), dim=st.integers(1, 4), h=SIZE, w=SIZE, height=st.integers(1, 30),
        width=st.integers(1, 30), align_corners=st.booleans(), seed=st.integers(0, 99))  # fmt: skip
 def test_equals_the_upsampled_map(images, dim, h, w, height, width, align_corners, seed):

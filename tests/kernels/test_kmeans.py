@@ -25,7 +25,7 @@ def ragged(parts: list[torch.Tensor], length: int | None = None) -> tuple[torch.
 
 def cluster(parts: list[torch.Tensor], wanted: list[int], **options) -> Clustering:
     rows, counts = ragged(parts, options.pop("length", None))
-    return kmeans(rows, counts, torch.tensor(wanted), torch.tensor(7), **options)
+    return kmeans(rows, counts, torch.tensor(wanted), 7 + torch.arange(len(rows)), **options)
 
 
 @given(sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), min_size=1, max_size=5), dim=st.integers(1, 5),
@@ -92,11 +92,25 @@ def test_one_iteration_is_a_result_too() -> None:
     assert cluster([rows], [5]).inertia <= found.inertia
 
 
+@pytest.mark.parametrize("longest", [400, 9000])
+def test_a_group_does_not_depend_on_the_groups_beside_it(longest: int) -> None:
+    """Nor on how many clusters these want: ranks share the groups out."""
+    rows, counts = ragged([clusters(longest, 3, 6, 0), clusters(300, 2, 6, 1), clusters(200, 9, 6, 2)])
+    wanted, keys = torch.tensor([3, 2, 9]), torch.tensor([5, 6, 7])
+    together = kmeans(rows, counts, wanted, keys)
+    for part in (slice(0, 1), slice(1, 2), slice(0, 2), slice(1, 3)):
+        alone = kmeans(rows[part], counts[part], wanted[part], keys[part])
+        most = alone.counts.shape[1]
+        assert torch.equal(alone.counts, together.counts[part, :most])
+        assert_close(alone.centroids, together.centroids[part, :most], atol=1e-5, rtol=1e-5)
+        assert_close(alone.inertia, together.inertia[part], atol=0, rtol=1e-5)
+
+
 def test_an_empty_cluster_is_given_another_row() -> None:
     """Two far pairs and many equal rows: k-means++ and relocation must leave no center unused."""
     rows = torch.cat((torch.zeros(50, 2), torch.tensor([[9.0, 0], [9, 1], [0, 9], [1, 9]])))
     for seed in range(5):
-        found = kmeans(rows[None], torch.tensor([54]), torch.tensor([5]), torch.tensor(seed), restarts=1)
+        found = kmeans(rows[None], torch.tensor([54]), torch.tensor([5]), torch.tensor([seed]), restarts=1)
         assert (found.counts > 0).all()
         assert found.inertia.item() < 1e-3
 
@@ -140,7 +154,7 @@ def test_triton_clusters_as_well(device: torch.device) -> None:
     if torch.cuda.is_available() and device.type == "cpu":
         pytest.skip("Triton's interpreter is used only where there is no GPU")
     rows, counts = ragged([clusters(300, 3, 5, 0), clusters(40, 2, 5, 1)])
-    arguments = (counts.to(device), torch.tensor([3, 2], device=device), torch.tensor(7, device=device))
+    arguments = (counts.to(device), torch.tensor([3, 2], device=device), torch.tensor([7, 8], device=device))
     one, two = (kmeans(rows.to(device), *arguments, backend=backend) for backend in ("triton", "torch"))
     assert_close(one.inertia, two.inertia, rtol=1e-4, atol=0)
     assert_close(one.centroids.sum(1), two.centroids.sum(1), rtol=1e-4, atol=1e-3)

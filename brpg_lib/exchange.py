@@ -1,0 +1,87 @@
+"""What ranks tell each other in a training step: sums, in one message of a size that depends on nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from brpg_lib.distributed import ProcessGroup, all_reduce_sum, from_pieces, in_pieces, rank, world_size
+from brpg_lib.validation import require
+
+MUST_AGREE = (
+    "ranks at the same iteration",
+    "batches with the same fields on all ranks",
+    "the same prototypes on all ranks",
+)
+
+
+class StepSums(NamedTuple):
+    """Sums over the points of a step, of one rank or of all.
+
+    Attributes:
+        pull: ``(M, D + 1)`` float32, what moves each of the M prototypes.
+        hits: ``(M,)`` float32, points of each prototype.
+        terms: ``(2, 4)`` float32, for labeled and unlabeled points: loss, weight, points, points classified right.
+        pixels: ``(C,)`` float32, labeled pixels of each class, where they are counted.
+        dropped: ``()`` float32, points left out.
+    """
+
+    pull: Tensor
+    hits: Tensor
+    terms: Tensor
+    pixels: Tensor
+    dropped: Tensor
+
+    @classmethod
+    def nothing(cls, num_classes: int, num_prototypes: int, dim: int, device: torch.device) -> StepSums:
+        """No points."""
+        sizes = (num_prototypes, dim + 1), (num_prototypes,), (2, 4), (num_classes,), ()
+        return cls(*(torch.zeros(size, device=device) for size in sizes))
+
+
+def exchange(
+    sums: StepSums, iteration: Tensor, activity: int, prototypes: Tensor, group: ProcessGroup
+) -> tuple[StepSums, Tensor, Tensor]:
+    """Add up over all ranks, by one all-reduce, and compare where they are.
+
+    Args:
+        sums: Of this rank.
+        iteration: ``()`` int64.
+        activity: Number of what this rank is doing; those that do something else talk at cross purposes.
+        prototypes: Float32, equal on all ranks.
+        group: Process group, ``None`` for the default.
+
+    Returns:
+        The sums over all ranks; whether all have the same iteration, activity and prototypes ``(3,)`` bool; and the
+        mean iteration ``()`` float64.
+    """
+    position = torch.stack((iteration, torch.full_like(iteration, activity), _checksum(prototypes)))
+    message = torch.cat([*(part.flatten() for part in sums), in_pieces(position)])
+    all_reduce_sum(message, group)
+    lengths = [part.numel() for part in sums]
+    *parts, position = message.split([*lengths, len(message) - sum(lengths)])
+    agree, mean = from_pieces(position, world_size(group))
+    return StepSums(*(new.view(old.shape) for new, old in zip(parts, sums, strict=True))), agree, mean[0]
+
+
+def require_agreement(agree: Tensor, where: str, group: ProcessGroup) -> None:
+    """Require that :func:`exchange` has found all ranks in step.
+
+    Args:
+        agree: ``(3,)`` bool; reading it waits for the device.
+        where: What is known of this rank's iteration and the others'.
+        group: Process group, ``None`` for the default.
+
+    Raises:
+        ValueError: They are not; on all ranks.
+    """
+    own = f"on rank {rank(group)} of {world_size(group)}: {where}"
+    for same, expected in zip(agree.tolist(), MUST_AGREE, strict=True):
+        require(same, "process_group", expected, f"others {own}")
+
+
+def _checksum(values: Tensor) -> Tensor:
+    """``()`` int64 in [0, 2**42) of the bits of float32 values, in whatever order they are added."""
+    return values.view(torch.int32).long().sum() & (2**42 - 1)
