@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from brpg_lib import diagnostics
+from brpg_lib import checkpoint, diagnostics
 from brpg_lib.bank import PrototypeBank
 from brpg_lib.batches import LabeledBatch, Samples, UnlabeledBatch, require_same_device
 from brpg_lib.clusterer import OnlineClusterer, Prototypes
@@ -36,7 +36,6 @@ from brpg_lib.splitter import AdaptiveSplitter
 from brpg_lib.state import StateModule, pack, unpack
 from brpg_lib.validation import require, require_integer
 
-STATE_VERSION = 1
 LEARN_METRICS = (
     "loss_labeled",
     "loss_unlabeled",
@@ -160,7 +159,7 @@ class PrototypeHead(StateModule):
         self.register_buffer("dropped", torch.zeros((), dtype=torch.int64))
         self.register_buffer("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
         self.register_buffer("in_step", torch.ones(3, dtype=torch.bool), persistent=False)
-        self._introduced = False
+        self._strict, self._introduced = True, False
         self._warned: set[str] = set()
 
     clock: Tensor
@@ -373,7 +372,7 @@ class PrototypeHead(StateModule):
         """Before the ranks first talk, make sure that they speak of the same."""
         if self._introduced or world_size(self.process_group) == 1:
             return
-        own = _flat(self._identity() | {"schedule": dataclasses.asdict(self.schedule)})
+        own = checkpoint.flat(self._identity() | {"schedule": dataclasses.asdict(self.schedule)})
         own |= {"seed": self.seed, "iteration": self._iteration, "rows": self.queue.rows.tolist()}
         require_same_everywhere(own, self.clock.device, self.process_group)
         self._introduced = True
@@ -533,24 +532,44 @@ class PrototypeHead(StateModule):
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "version": STATE_VERSION,
+            "version": checkpoint.VERSION,
             "num_classes": self.num_classes,
             "feature_dim": self.feature_dim,
             "queue_dtype": str(self.queue.dtype),
             "config": self.config.to_dict(),
         }
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Go on from a checkpoint of this or an older version of the library, in any phase, with any number of ranks.
+
+        Args:
+            state_dict: From ``state_dict()``.
+            strict: Whether the head that wrote it has to be like this one in all settings. With ``False`` only sizes
+                have to fit: settings such as ``temperature`` may be others (a warning names them), and without
+                ``_extra_state`` the iteration stays as it is. The ``load_state_dict`` of a model that holds the head
+                does not pass this on: there, all settings have to be the same.
+            assign: As in ``torch.nn.Module``.
+
+        Returns:
+            Missing and unexpected keys.
+
+        Raises:
+            ValueError: It is the state of another head; the message names every difference. Nothing was changed.
+            RuntimeError: A key is missing or unexpected, with ``strict``.
+        """
+        self._strict = strict
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        finally:
+            self._strict = True
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
-            own = _flat(self._identity())
-            found = {name: value for name, value in _flat(unpack(saved)).items() if name not in ("iteration", "seed")}
-            differing = [
-                f"{name} is {found.get(name)!r}, here {own.get(name)!r}"
-                for name in own | found
-                if own.get(name) != found.get(name)
-            ]
-            require(not differing, "state_dict", "the state of a head like this one", "; ".join(differing))
+            values = unpack(saved)
+            checkpoint.require_loadable(self._identity(), values, self._strict)
+            if values["version"] < 2:
+                state_dict = {f"{prefix}idle": torch.zeros_like(self.idle)} | state_dict
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
@@ -561,12 +580,3 @@ class PrototypeHead(StateModule):
         """See :meth:`forward`."""
         output: HeadOutput = super().__call__(*args, **kwargs)
         return output
-
-
-def _flat(state: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in state.items():
-        nested = value.items() if isinstance(value, dict) else ()
-        flat.update({f"{name}.{key}": inner for key, inner in nested} or {name: value})
-    return flat

@@ -73,7 +73,18 @@ def test_subpackages_of_the_checkout(tmp_path: Path) -> None:
 
 def test_no_file_of_the_package_imports_upwards() -> None:
     """A module imports only from those nearer the ground."""
-    order = ("version", "validation", "schedule", "config", "state", "kernels", "distributed", "exchange", "batches")
+    order = (
+        "version",
+        "validation",
+        "schedule",
+        "config",
+        "checkpoint",
+        "state",
+        "kernels",
+        "distributed",
+        "exchange",
+        "batches",
+    )
     order += (
         "diagnostics",
         "points",

@@ -177,6 +177,55 @@ def test_a_checkpoint_with_missing_or_other_fields_says_so() -> None:
         head().load_state_dict({k: v for k, v in saved(module).items() if k != "_extra_state"})
 
 
+def test_a_state_of_the_first_version_is_migrated() -> None:
+    module, resumed = run(head(), 6), head()
+    old = saved(module)
+    del old["idle"]
+    old["_extra_state"] = pack(unpack(old["_extra_state"]) | {"version": 1})
+    resumed.load_state_dict(old)
+    module.idle.zero_()
+    assert_goes_on(module, resumed)
+
+
+@pytest.mark.parametrize(("version", "message"), [(0, "no state of a head"), (99, "upgrade brpg-lib"), (None, "None")])
+def test_states_of_other_versions_are_refused(version: int | None, message: str) -> None:
+    parts = saved(run(head(), 2))
+    parts["_extra_state"] = pack(unpack(parts["_extra_state"]) | {"version": version})
+    with pytest.raises(ValueError, match=message):
+        head().load_state_dict(parts)
+
+
+def test_not_strictly_a_setting_may_change_in_a_training_that_goes_on() -> None:
+    module, other = run(head(), 6), head(temperature=0.5, momentum=0.9)
+    with pytest.raises(ValueError, match=r"strict=False\) goes on with what is set here"):
+        other.load_state_dict(saved(module))
+    with pytest.warns(
+        UserWarning, match=r"config\.temperature is 0\.1, here 0\.5; config\.momentum is 0\.99, here 0\.9"
+    ):
+        other.load_state_dict(saved(module), strict=False)
+    assert other.iteration == 6
+    assert other.config.temperature == 0.5
+    assert torch.equal(other.bank.prototypes, module.bank.prototypes)
+    step(other)
+
+
+@pytest.mark.parametrize("options", [{"queue_size": 100}, {"num_prototypes": (3, 2)}, {"rare_class_fallback": True}])
+def test_not_strictly_sizes_have_to_fit_all_the_same(options: dict[str, Any]) -> None:
+    found = run(head(**options), 2)
+    before = state(found)
+    with pytest.raises(ValueError, match=f"config.{next(iter(options))} is"):
+        found.load_state_dict(saved(run(head(), 6)), strict=False)
+    assert same(state(found), before)
+
+
+def test_not_strictly_the_iteration_stays_without_extra_state() -> None:
+    parts, found = saved(run(head(), 6)), head()
+    del parts["_extra_state"]
+    found.load_state_dict(parts, strict=False)
+    assert found.iteration == 0
+    assert all(found.bank.present)
+
+
 def test_equal_configs_written_otherwise_load() -> None:
     one = BRPGConfig(queue_size=200, loss_weight=1, class_adaptive=[0.2, 0.9])  # type: ignore[arg-type]
     two = BRPGConfig(queue_size=200, loss_weight=1.0, class_adaptive=(0.2, 0.9))
