@@ -1,52 +1,38 @@
-"""Two processes against each other and against one that sees all images."""
+"""Several processes against each other and against one that sees all images."""
 
 from __future__ import annotations
 
-import datetime
-import os
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from builders import fresh, head, labeled, same, state, unlabeled
-from torch import Tensor
+from ranks import finish, on_ranks, start
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from brpg_lib import FeatureQueue, LabeledBatch, PrototypeHead, UnlabeledBatch
-from brpg_lib.distributed import all_reduce_sum, gather_rows, rank, world_size
+from brpg_lib import BRPGConfig, FeatureQueue, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib.distributed import all_reduce_sum, from_pieces, gather_rows, in_pieces, keep_out_of_ddp, rank, share_of
+from brpg_lib.distributed import world_size as size_of_world
 
-RANKS, STEPS = 2, 9
-
-
-def worker(index: int, job: Callable[[int, Path], None], folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=index,
-        world_size=RANKS,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    try:
-        job(index, folder)
-    finally:
-        dist.destroy_process_group()
-
-
-def on_all_ranks(job: Callable[[int, Path], None], folder: Path) -> list[dict[str, Any]]:
-    """Run a job on two ranks; what each one saved."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.start_processes(worker, args=(job, folder), nprocs=RANKS, start_method="spawn")
-    return [torch.load(folder / f"{index}.pt", weights_only=True) for index in range(RANKS)]
+STEPS = 9
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "adaptive": {"class_adaptive": (0.1, 0.95), "adaptive_momentum": 0.9, "recluster_every": 2},
+    "capped": {"samples_per_image": 20, "unlabeled_samples_per_image": 10, "recluster_every": 3, "queue_size": 50},
+    "fallback": {"rare_class_fallback": True, "misclassified_weight": 2.0},
+    "pooled": {"separate_confidence": False, "centroid": "confidence"},
+    "host queue": {"queue_device": "cpu", "queue_dtype": torch.bfloat16},
+}
+LONG = 204
 
 
 def images(step: int, index: int) -> tuple[LabeledBatch, UnlabeledBatch]:
-    """Rank 0 has one image of each kind, rank 1 two; late in the training, rank 1 has nothing to say."""
-    count, seed = index + 1, 100 * step + 10 * index
+    """Rank 0 has one image of each kind, rank 1 two, and so on; now and then rank 1 has nothing to say."""
+    count, seed = index % 3 + 1, 100 * step + 10 * index
     first, second = labeled(seed, num_images=count), unlabeled(seed, num_images=count, weak_images=count)
     if index == 1 and step in (2, 6):
         first = fresh(first, labels=torch.full_like(first.labels, 255))
@@ -54,96 +40,202 @@ def images(step: int, index: int) -> tuple[LabeledBatch, UnlabeledBatch]:
     return first, second
 
 
-def both(step: int) -> tuple[LabeledBatch, UnlabeledBatch]:
-    """The images of both ranks as one batch."""
+def of_all(step: int, ranks: int) -> tuple[LabeledBatch, UnlabeledBatch]:
+    """The images of all ranks as one batch."""
 
-    def joined(one: Any, two: Any) -> dict[str, Tensor]:
-        given = [name for name, value in vars(one).items() if value is not None]
-        return {name: torch.cat((getattr(one, name), getattr(two, name))).detach() for name in given}
+    def joined(*batches: Any) -> dict[str, Tensor]:
+        given = [name for name, value in vars(batches[0]).items() if value is not None]
+        return {name: torch.cat([getattr(batch, name) for batch in batches]).detach() for name in given}
 
-    parts = [images(step, index) for index in range(RANKS)]
-    first, second = (joined(*pair) for pair in zip(*parts, strict=True))
+    parts = [images(step, index) for index in range(ranks)]
+    first, second = (joined(*batches) for batches in zip(*parts, strict=True))
     return fresh(LabeledBatch(**first)), fresh(UnlabeledBatch(**second))
 
 
-def options(**more: Any) -> dict[str, Any]:
-    return {"unlabeled_samples_per_image": 10**6, "queue_size": 2000} | more
+def module_for(name: str) -> PrototypeHead:
+    return head(**{"unlabeled_samples_per_image": 10**6, "queue_size": 2000} | SETTINGS[name])
 
 
-def training(index: int, folder: Path) -> None:
-    for name, settings in SETTINGS.items():
-        module = head(**options(**settings))
-        states = {}
-        for step in range(STEPS):
-            out = module(*images(step, index))
+def training(index: int, ranks: int, folder: Path) -> None:
+    for name in SETTINGS:
+        module, states, metrics = module_for(name), {}, {}
+        for step in range(LONG if name == "default" else STEPS):
+            batches = images(step, index)
+            out = module(*batches)
             assert out.loss.isfinite()
-            states[step] = state(module)
-        torch.save(states, folder / f"{name}-{index}.pt")
+            if step < STEPS or step == LONG - 1:
+                (out.loss / ranks).backward()  # as DDP averages
+                found = {"labeled": batches[0].features.grad, "unlabeled": batches[1].features.grad}
+                states[step], metrics[step] = state(module), out.metrics | found | {"loss": out.loss.detach()}
+        torch.save({"states": states, "metrics": metrics}, folder / f"{name}-{index}.pt")
     torch.save({}, folder / f"{index}.pt")
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "adaptive": {"class_adaptive": (0.1, 0.95), "adaptive_momentum": 0.9, "recluster_every": 2},
-    "capped": {"samples_per_image": 20, "unlabeled_samples_per_image": 10, "recluster_every": 3, "queue_size": 50},
-    "fallback": {"rare_class_fallback": True, "misclassified_weight": 2.0},
-    "pooled": {"separate_confidence": False},
-}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[int, dict[str, Any]]]]:
-    """For each setting, the state of each rank after each step."""
+@pytest.fixture(scope="module", params=[2, 4])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """For each setting, what each rank saved: states and metrics of steps."""
     folder = tmp_path_factory.mktemp("ranks")
-    on_all_ranks(training, folder)
+    on_ranks(training, request.param, folder)
     return {
-        name: [torch.load(folder / f"{name}-{index}.pt", weights_only=True) for index in range(RANKS)]
+        name: [torch.load(folder / f"{name}-{index}.pt", weights_only=True) for index in range(request.param)]
         for name in SETTINGS
     }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_ranks_stay_equal(trained, name: str) -> None:
-    """Bit for bit, in all that decides: queues, thresholds, prototypes, the phase."""
-    one, two = trained[name]
-    for step in range(STEPS):
-        first, second = (dict(states[step]) for states in (one, two))
-        for own in (first, second):
-            own.pop("dropped")  # each rank counts its own
-        assert same(first, second), step
-    assert one[STEPS - 1]["bank.mask"].any()
+def test_ranks_stay_equal(trained: dict[str, list[Any]], name: str) -> None:
+    """Bit for bit, state and metrics; after collecting, clustering and, by default, 200 learn steps."""
+    first, *others = trained[name]
+    for other in others:
+        assert same(first["states"], other["states"])
+        for step, metrics in first["metrics"].items():
+            numbers = {key: value for key, value in metrics.items() if key not in ("labeled", "unlabeled", "loss")}
+            assert same(numbers, {key: other["metrics"][step][key] for key in numbers})
+    assert first["states"][STEPS - 1]["bank.mask"].any()
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "capped"])
-def test_equal_to_one_process_with_all_images(trained, name: str) -> None:
-    """Where no cap binds, only the order of rows and sums differs; clustering depends on it and is taken over."""
-    module = head(**options(**SETTINGS[name]))
-    period = module.schedule.recluster_every
-    for step in range(STEPS):
-        module(*both(step))
-        states = trained[name][0][step]
-        assert torch.equal(module.queue.rows, states["queue.rows"])
-        assert torch.equal(module.bank.mask, states["bank.mask"])
+def test_equal_to_one_process_with_all_images(trained: dict[str, list[Any]], name: str) -> None:
+    """Where no cap binds: queues, clusters, prototypes, losses and gradients are those of one process."""
+    parts, module = trained[name], module_for(name)
+    ranks = len(parts)
+    for step in range(max(parts[0]["states"]) + 1):
+        batches = of_all(step, ranks)
+        out = module(*batches)
+        if step not in parts[0]["states"]:
+            continue
+        states = parts[0]["states"][step]
+        assert same({"rows": module.queue.rows, "mask": module.bank.mask, "seen": module.seen},
+                    {"rows": states["queue.rows"], "mask": states["bank.mask"], "seen": states["seen"]})  # fmt: skip
         assert_close(module.sampler.thresholds, states["sampler.thresholds"], atol=1e-5, rtol=0)
-        assert_close(sorted_rows(module.queue), rows_of(states), atol=1e-5, rtol=0)
-        clustered = step >= 4 and (step == 4 or (period is not None and step % period == 0))
-        if clustered:
-            module.bank.set(states["bank.prototypes"], states["bank.mask"])
+        used = states["queue.features"].shape[2]
+        assert torch.equal(module.queue.features[:, :, :used], states["queue.features"])
         assert_close(module.bank.prototypes, states["bank.prototypes"], atol=1e-5, rtol=1e-5)
+        for key, value in out.metrics.items():
+            assert_close(value, parts[0]["metrics"][step][key], atol=1e-5, rtol=1e-5, msg=f"{key} at step {step}")
+        mean = torch.stack([part["metrics"][step]["loss"] for part in parts]).mean()
+        assert_close(mean, out.loss.detach(), atol=1e-5, rtol=1e-5)
+        out.loss.backward()
+        for key, batch in zip(("labeled", "unlabeled"), batches, strict=True):
+            found = torch.cat([part["metrics"][step][key] for part in parts])
+            assert_close(found, batch.features.grad, atol=1e-6, rtol=1e-4)
 
 
-def sorted_rows(queue: FeatureQueue) -> Tensor:
-    return rows_of({"queue.features": queue.features, "queue.confidence": queue.confidence})
+def test_goes_on_with_another_number_of_ranks(trained: dict[str, list[Any]]) -> None:
+    """From any step of several ranks, one process goes on to the same prototypes, up to rounding."""
+    for name, start_at in (("default", 2), ("default", 4), ("fallback", 6), ("adaptive", 5)):
+        first, *_ = trained[name]
+        module = module_for(name)
+        module.load_state_dict(first["states"][start_at])
+        for step in range(start_at + 1, STEPS):
+            assert module.iteration == step
+            module(*of_all(step, len(trained[name])))
+            assert_close(module.bank.prototypes, first["states"][step]["bank.prototypes"], atol=1e-5, rtol=1e-5)
 
 
-def rows_of(states: dict[str, Tensor]) -> Tensor:
-    """All rows with a confidence, in an order that does not depend on when they came."""
-    features, confidence = states["queue.features"], states["queue.confidence"]
-    rows = torch.cat((features, confidence[..., None]), dim=3)[confidence > 0]
-    return rows[rows[:, 0].argsort()]
+def going_on(index: int, ranks: int, folder: Path) -> None:
+    module = head(unlabeled_samples_per_image=10**6)
+    module.load_state_dict(torch.load(folder / "one.pt", weights_only=True))
+    while module.iteration < STEPS:
+        module(*images(module.iteration, index))
+    torch.save(state(module), folder / f"{index}.pt")
 
 
-def update(index: int, folder: Path) -> None:
+def test_one_process_is_gone_on_with_by_several(tmp_path: Path) -> None:
+    module = head(unlabeled_samples_per_image=10**6)
+    for step in range(STEPS):
+        if step == 3:
+            torch.save(state(module), tmp_path / "one.pt")
+        module(*of_all(step, 2))
+    one, two = on_ranks(going_on, 2, tmp_path)
+    assert same(one, two)
+    assert_close(one["bank.prototypes"], module.bank.prototypes, atol=1e-5, rtol=1e-5)
+
+
+# --- Ranks that disagree ----------------------------------------------------------------------------------------------
+
+
+def disagreeing(index: int, ranks: int, folder: Path, kind: str, step_at: int) -> None:
+    options = {"momentum": 0.5} if kind == "config" and index == 1 else {}
+    classes = 4 if kind == "classes" and index == 1 else 3
+    total = 70 if kind == "schedule" and index == 1 else 60
+    module = head(classes, total=total, **options)
+    message = ""
+    try:
+        for step in range(step_at + 2):
+            first, second = labeled(step, num_classes=classes), unlabeled(step, num_classes=classes)
+            if step == step_at and index == 1:
+                if kind == "iteration":
+                    module(first, second, iteration=step + (1 if step != 3 else 5))
+                    continue
+                if kind == "prototypes":
+                    module.bank.prototypes[0, 0, 0, 0] += 0.25
+                if kind == "fields":
+                    first = fresh(first, logits=None)
+            module(first, second)
+    except ValueError as error:
+        message = str(error)
+    (folder / f"{index}.txt").write_text(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "message"),
+    [
+        ("config", 0, r"config.momentum is 0.5 on rank 1, 0.99 here \(rank 0\)"),
+        ("classes", 0, r"num_classes is 4 on rank 1, 3 here \(rank 0\)"),
+        ("schedule", 0, r"schedule.total is 70 on rank 1, 60 here \(rank 0\)"),
+        ("iteration", 1, r"ranks at the same iteration, found others on rank 0 of 2: iteration 1 here, 1.5 on average"),
+        ("iteration", 2, r"ranks at the same iteration, found others on rank 0 of 2: iteration 2 here, 2.5 on average"),
+        ("iteration", 3, r"ranks at the same iteration, found others on rank 0 of 2: iteration 3 here, 5.5 on average"),
+        ("iteration", 4, r"ranks at the same iteration"),
+        ("iteration", 7, r"ranks at the same iteration, found others on rank 0 of 2: iteration 7 here, 7.5 on average"),
+        ("prototypes", 7, r"the same prototypes on all ranks"),
+    ],
+)
+def test_disagreement_is_an_error_not_a_hang(tmp_path: Path, kind: str, step: int, message: str) -> None:
+    codes = finish(start(disagreeing, 2, tmp_path, kind, step), 30)
+    assert codes == [0, 0]
+    assert re.search(message, (tmp_path / "0.txt").read_text()), (tmp_path / "0.txt").read_text()
+    assert (tmp_path / "1.txt").read_text().startswith("process_group: expected")
+
+
+def eval_on_one_rank(index: int, ranks: int, folder: Path) -> None:
+    module = head()
+    for step in range(7):
+        module(*images(step, index))
+        if index == 0:
+            before = state(module)
+            assert module.eval()(*images(step, 3)).loss.isfinite()
+            assert same(before, state(module.train()))
+    torch.save(state(module), folder / f"{index}.pt")
+
+
+def test_validation_on_one_rank_waits_for_nobody(tmp_path: Path) -> None:
+    one, two = on_ranks(eval_on_one_rank, 2, tmp_path)
+    assert same(one, two)
+
+
+def groups(index: int, ranks: int, folder: Path) -> None:
+    """Ranks 0 and 1 train one head, ranks 2 and 3 another one."""
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    config, schedule = BRPGConfig(queue_size=200, grid_size=6), Schedule(warmup=1, collect=3, total=60)
+    module = PrototypeHead(3, 5, schedule, config, seed=index // 2, process_group=pairs[index // 2])
+    for step in range(7 + index // 2):
+        module(*images(step, index))
+    torch.save(state(module), folder / f"{index}.pt")
+
+
+def test_groups_of_ranks_are_apart(tmp_path: Path) -> None:
+    one, two, three, four = on_ranks(groups, 4, tmp_path)
+    assert same(one, two)
+    assert same(three, four)
+    assert not torch.equal(one["bank.prototypes"], three["bank.prototypes"])
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def update(index: int, ranks: int, folder: Path) -> None:
     module, features, classes = bank_case()
     part = slice(0, 11) if index == 0 else slice(11, None)
     module.bank.update(features[part], classes[part])
@@ -152,7 +244,7 @@ def update(index: int, folder: Path) -> None:
     numbers = torch.cat(gather_rows(torch.arange(index + 1)))
     total = all_reduce_sum(torch.tensor([1.0 + index]))
     result = {"bank": module.bank.prototypes, "empty": empty, "uneven": uneven, "numbers": numbers, "total": total}
-    torch.save(result | {"world": torch.tensor([world_size(), rank()])}, folder / f"{index}.pt")
+    torch.save(result | {"world": torch.tensor([size_of_world(), rank()])}, folder / f"{index}.pt")
 
 
 def bank_case() -> tuple[PrototypeHead, Tensor, Tensor]:
@@ -164,7 +256,7 @@ def bank_case() -> tuple[PrototypeHead, Tensor, Tensor]:
 
 
 def test_collectives(tmp_path: Path) -> None:
-    one, two = on_all_ranks(update, tmp_path)
+    one, two = on_ranks(update, 2, tmp_path)
     world = one.pop("world").tolist(), two.pop("world").tolist()
     assert world == ([2, 0], [2, 1])
     assert same(one, two)
@@ -177,8 +269,142 @@ def test_collectives(tmp_path: Path) -> None:
     assert one["total"].item() == 3.0
 
 
-def test_a_single_process_needs_no_setup() -> None:
+def test_a_single_process_needs_no_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = torch.randn(4, 2)
     assert gather_rows(tensor) == [tensor]
     assert all_reduce_sum(tensor) is tensor
-    assert (world_size(), rank()) == (1, 0)
+    assert (size_of_world(), rank()) == (1, 0)
+
+
+def alone(index: int, ranks: int, folder: Path) -> None:
+    def forbidden(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a collective among one")
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/alone", rank=0, world_size=1)
+    for name in ("all_reduce", "all_gather", "broadcast", "barrier", "all_gather_into_tensor"):
+        setattr(dist, name, forbidden)
+    module = head(recluster_every=2)
+    for step in range(STEPS):
+        module(*images(step, 0))
+    torch.save(state(module), folder / "0.pt")
+    dist.destroy_process_group()
+
+
+def test_no_collective_among_one(tmp_path: Path) -> None:
+    (found,) = on_ranks(alone, 1, tmp_path)
+    module = head(recluster_every=2)
+    for step in range(STEPS):
+        module(*images(step, 0))
+    assert same(found, state(module))
+
+
+def test_one_all_reduce_of_the_stated_size_per_learn_step(tmp_path: Path) -> None:
+    for found in on_ranks(counting, 2, tmp_path):
+        classes, slots, dim = 3, 3, 5
+        expected = 4 * (classes * 2 * slots * (dim + 2) + classes + 51)
+        assert found["calls"] == [["all_reduce", expected]] * 3
+
+
+def counting(index: int, ranks: int, folder: Path) -> None:
+    module = head()
+    for step in range(6):
+        module(*images(step, index))
+    calls: list[list[Any]] = []
+
+    def noted(name: str) -> None:
+        original = getattr(dist, name)
+
+        def call(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
+            calls.append([name, tensor.nbytes if isinstance(tensor, Tensor) else 0])
+            return original(tensor, *arguments, **options)
+
+        setattr(dist, name, call)
+
+    for name in ("all_reduce", "all_gather", "broadcast", "barrier"):
+        noted(name)
+    for step in range(6, 9):
+        module(*images(step, index))
+    torch.save({"calls": calls}, folder / f"{index}.pt")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("costs", [[], [1.0], [0.0, 0.0], [5, 1, 1, 1], [1, 1, 1, 9, 1], [3.0] * 42])
+def test_shares_are_all_of_it(monkeypatch: pytest.MonkeyPatch, ranks: int, costs: list[float]) -> None:
+    monkeypatch.setattr("brpg_lib.distributed.world_size", lambda group: ranks)
+    shares = []
+    for own in range(ranks):
+        monkeypatch.setattr("brpg_lib.distributed.rank", lambda group, own=own: own)
+        shares.append(list(range(len(costs)))[share_of(costs)])
+    assert [index for share in shares for index in share] == list(range(len(costs)))
+    most = max(sum(costs[i] for i in share) for share in shares)
+    assert most <= sum(costs) / ranks + max(costs, default=0)
+
+
+@pytest.mark.parametrize("values", [[0, 0], [5, 5, 5], [2**42 - 1] * 4, [3, 4], [0, 2**41], [1, 2, 3], [7] * 4000])
+def test_agreement_from_a_sum(values: list[int]) -> None:
+    total = torch.stack([in_pieces(torch.tensor([value, 1])) for value in values]).sum(0)
+    agree, mean = from_pieces(total, len(values))
+    assert agree.tolist() == [len(set(values)) == 1, True]
+    assert mean[0].item() == pytest.approx(sum(values) / len(values))
+
+
+# --- Other people's wrappers ------------------------------------------------------------------------------------------
+
+
+class Segmenter(nn.Module):
+    """A network that holds the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(5, 5, 1)
+        self.classifier = nn.Conv2d(5, 3, 1)
+        self.head = head()
+
+    def forward(self, step: int, index: int) -> Tensor:
+        first, second = images(step, index)
+        features = self.net(first.features.detach())
+        out = self.head(LabeledBatch(features, first.logits, first.labels), second)
+        return out.loss + self.classifier(features).square().mean()
+
+
+def wrapped(index: int, ranks: int, folder: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    model = Segmenter()
+    inner = model.head
+    if kind == "ddp":
+        keep_out_of_ddp(model)
+        wrapper: nn.Module = nn.parallel.DistributedDataParallel(model)
+        synchronized = {name for name, _ in wrapper._module_buffers} if hasattr(wrapper, "_module_buffers") else set()
+        assert not any(name.startswith("head") for name in synchronized)
+    else:
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = dist.device_mesh.init_device_mesh("cpu", (ranks,))
+        wrapper = fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.SGD(wrapper.parameters(), lr=0.1)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        wrapper(step, index).backward()
+        optimizer.step()
+    torch.save(state(inner), folder / f"{index}.pt")
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_inside_a_wrapped_model(tmp_path: Path, kind: str) -> None:
+    if kind == "fsdp2":
+        fsdp = pytest.importorskip("torch.distributed.fsdp")
+        if not hasattr(fsdp, "fully_shard"):
+            pytest.skip("needs a torch with FSDP2")
+    one, two = on_ranks(wrapped, 2, tmp_path, kind)
+    assert same(one, two)
+    assert one["bank.mask"].any()
+
+
+def test_what_ddp_must_ignore_is_named_by_the_model() -> None:
+    model = nn.ModuleDict({"net": nn.Conv2d(1, 1, 1), "inner": nn.ModuleDict({"head": head()})})
+    model._ddp_params_and_buffers_to_ignore = ["net.bias"]
+    keep_out_of_ddp(model)
+    ignored = set(model._ddp_params_and_buffers_to_ignore)
+    assert {"net.bias", "inner.head.queue.features", "inner.head.bank.prototypes", "inner.head.clock"} <= ignored
+    assert "net.weight" not in ignored
+    assert isinstance(model["inner"]["head"].queue, FeatureQueue)

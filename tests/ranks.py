@@ -1,0 +1,82 @@
+"""Jobs on several processes of this machine that talk by gloo, and what they saved."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+Job = Callable[..., None]
+"""``job(index, ranks, folder, *arguments)``."""
+
+
+def context() -> Any:
+    """Processes that start fast: forked off one that has imported everything, and done nothing yet."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["torch", "torch.distributed", "brpg_lib", "builders"])
+    return found
+
+
+def member(job: Job, index: int, ranks: int, folder: Path, store: Path, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{store}",
+            rank=index,
+            world_size=ranks,
+            timeout=datetime.timedelta(seconds=60),
+        )
+    try:
+        job(index, ranks, folder, *arguments)
+    finally:
+        if ranks > 1:
+            dist.destroy_process_group()
+
+
+def start(job: Job, ranks: int, folder: Path, *arguments: Any) -> list[BaseProcess]:
+    """Start a job on all ranks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / f"store-{time.monotonic_ns()}"
+    processes = [
+        context().Process(target=member, args=(job, index, ranks, folder, store, arguments)) for index in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Wait for a job; exit codes, ``None`` for a rank that was still busy and had to be killed."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    kill(processes)
+    return codes
+
+
+def kill(processes: list[BaseProcess]) -> None:
+    """End all ranks at once, wherever they are."""
+    for process in processes:
+        if process.pid is not None and process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
+
+
+def on_ranks(job: Job, ranks: int, folder: Path, *arguments: Any) -> list[dict[str, Any]]:
+    """Run a job that saves ``INDEX.pt`` on each rank; what each one saved."""
+    codes = finish(start(job, ranks, folder, *arguments))
+    assert codes == [0] * ranks, codes
+    return [torch.load(folder / f"{index}.pt", weights_only=True) for index in range(ranks)]
