@@ -15,14 +15,17 @@ from brpg_lib.kernels.random import fold, uniform
 
 _SEED_ROWS, _SEED_TOLERANCE = 256, 1e-2
 """Rows of each group among which seedings compete. They are copied, so that they lie together."""
-_CANDIDATES = 3
+_CANDIDATES = 4
 """Rows among which each center of a seeding is chosen."""
 _COARSE_ROWS, _RUN, _COARSE_TOLERANCE = 4096, 128, 1e-3
 """Rows of each group on which the finalists settle: runs of neighbours, as memory is fast in runs."""
 _SMALL, _ROUNDING = 8192, 1e-7
 """Groups up to this size skip the coarse stage, and go on until only rounding is left to gain."""
-_FINALISTS, _SAME, _NOISE = 3, 0.01, 1.0
-"""Sets of centers that a stage hands on, when they are the same, and how far a sample's inertia may be off."""
+_SAME = 0.01
+"""Distance, in units of a cluster's spread, up to which two centers are the same."""
+_SEED_FINALISTS, _COARSE_FINALISTS = (3, 2.0), (2, 0.25)
+"""How many sets of centers a stage hands on at most, and how far their inertia may be above the best one's, times the
+square root of the rows: so far it may be off."""
 _MAX_RATE, _DECAY = 0.9, 0.5
 """Largest rate at which gains are taken to shrink, and how fast the estimate may fall."""
 _LOOKED_AT = 1024
@@ -89,7 +92,7 @@ def kmeans(
     """Cluster G groups of rows at once: k-means++ seeding, Lloyd iterations, the best of several restarts.
 
     Coarse to fine: the restarts compete on a few rows of each group, the best that differ go on with more rows, then
-    with all.
+    those that are too close to tell, mostly one, with all.
 
     Args:
         rows: ``(G, n, D)`` floating point; the first ``num_rows[g]`` rows of group ``g`` count.
@@ -119,19 +122,19 @@ def kmeans(
         _seed(sample, kept, allowed, restarts, fold(key, 1)), allowed.any(1)[:, None].expand(-1, restarts)
     )
     found = _descend(create, few, found, allowed, max_iterations, _loose(num_rows, _SEED_TOLERANCE))
-    found = _finalists(found, allowed, kept, _FINALISTS)
+    found = _finalists(found, allowed, kept, *_SEED_FINALISTS)
     found = _Descent.start(found.centers, found.active)  # so small a sample says nothing of the rate
     if rows.shape[1] > _SMALL:
         index, kept = _sample(num_rows, _COARSE_ROWS, _RUN, fold(key, 2))
         more = _Rows(rows, kept, shift, index)
         found = _descend(create, more, found, allowed, max_iterations, _loose(num_rows, _COARSE_TOLERANCE))
-        found = _finalists(found, allowed, kept, 1)
+        found = _finalists(found, allowed, kept, *_COARSE_FINALISTS)
     every = _Rows(rows, num_rows, shift, None)
     found = _descend(create, every, found, allowed, max_iterations, _loose(num_rows, tolerance))
-    return _finish(create, every, _finalists(found, allowed, num_rows, 1), allowed, weights, backend)
+    return _finish(create, every, _finalists(found, allowed, num_rows, 1, 0.0), allowed, weights, backend)
 
 
-def _finalists(found: _Descent, allowed: Tensor, num_rows: Tensor, count: int) -> _Descent:
+def _finalists(found: _Descent, allowed: Tensor, num_rows: Tensor, count: int, noise: float) -> _Descent:
     """The best ``count`` sets of each group; repetitions, and sets worse than sampling noise explains, not active."""
     groups, sets, clusters, _ = found.centers.shape
     order = found.inertia.argsort(dim=1, stable=True)
@@ -145,7 +148,7 @@ def _finalists(found: _Descent, allowed: Tensor, num_rows: Tensor, count: int) -
     between = between.masked_fill(~allowed[:, None, :, None], 0.0).amax(2)
     num_rows = num_rows.clamp(min=1)[:, None]
     repeats = (between <= _SAME * (inertia[:, :1] / num_rows)[..., None]).tril(-1).any(2)
-    worse = inertia > inertia[:, :1] * (1 + _NOISE / num_rows.sqrt())
+    worse = inertia > inertia[:, :1] * (1 + noise / num_rows.sqrt())
     out = repeats | worse
     first = (out * sets + torch.arange(sets, device=order.device)).argsort(dim=1)[:, :count]
     chosen = order.gather(1, first)
