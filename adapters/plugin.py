@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from brpg_lib import FeatureTap, LabeledBatch, Phase, ProjectionHead, PrototypeHead, UnlabeledBatch
 from brpg_lib.distributed import rank, world_size
+from brpg_lib.files import written_beside
 from brpg_lib.validation import require
 
 from .settings import Settings, named_as_in_the_yaml
@@ -263,11 +264,7 @@ class Plugin(nn.Module):
             return
         current, previous = _beside(checkpoint)
         current.parent.mkdir(parents=True, exist_ok=True)
-        partial = current.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save({"epoch": int(epoch), "plugin": self.state_dict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        partial = written_beside({"epoch": int(epoch), "plugin": self.state_dict()}, current)
         if _epoch(current) not in (None, epoch):  # the same: left by a killed run
             os.replace(current, previous)
         os.replace(partial, current)

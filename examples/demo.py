@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from brpg_lib.examples.report import write_report
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.examples.trainers.loop import train
+from brpg_lib.files import save_atomically
 
 RUNS = {"baseline": False, "head": True}
 
@@ -147,7 +148,7 @@ def _child(sender: Connection, settings: Settings, with_head: bool, checkpoint: 
     try:
         result = train(settings, with_head, checkpoint, resume, sender.send)
         path = checkpoint.with_suffix(".result.pt")
-        torch.save(result, path)
+        save_atomically(result, path)
         sender.send(path)
     except (BrokenPipeError, KeyboardInterrupt):
         return  # nobody listens any more; the last checkpoint stays

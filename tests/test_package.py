@@ -79,6 +79,7 @@ def test_no_file_of_the_package_imports_upwards() -> None:
         "schedule",
         "config",
         "checkpoint",
+        "files",
         "state",
         "kernels",
         "distributed",

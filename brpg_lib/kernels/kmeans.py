@@ -130,7 +130,7 @@ def kmeans(
         found = _descend(create, more, found, allowed, max_iterations, _loose(num_rows, _COARSE_TOLERANCE))
         found = _finalists(found, allowed, kept, *_COARSE_FINALISTS)
     every = _Rows(rows, num_rows, shift, None)
-    found = _descend(create, every, found, allowed, max_iterations, _loose(num_rows, tolerance))
+    found = _descend(create, every, found, allowed, max_iterations, _loose(num_rows, tolerance), race=True)
     return _finish(create, every, _finalists(found, allowed, num_rows, 1, 0.0), allowed, weights, backend)
 
 
@@ -218,12 +218,19 @@ def _seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: T
 
 
 def _descend(
-    create: LloydFactory, rows: _Rows, found: _Descent, allowed: Tensor, max_iterations: int, tolerance: Tensor
+    create: LloydFactory,
+    rows: _Rows,
+    found: _Descent,
+    allowed: Tensor,
+    max_iterations: int,
+    tolerance: Tensor,
+    race: bool = False,
 ) -> _Descent:
     """Lloyd iterations of each active set until it has converged.
 
     An iteration lowers the inertia by a gain that shrinks at about the same rate each time, so that the gains to come
-    are a geometric series. A set has converged when these amount to less than ``tolerance (G, 1)`` of its inertia.
+    are a geometric series. A set has converged when these amount to less than ``tolerance (G, 1)`` of its inertia. In a
+    ``race``, a set also stops when they would not bring it up to the best one of its group.
     """
     lloyd = create(*rows)
     centers, counts, inertia, rate, running, _ = found
@@ -241,7 +248,10 @@ def _descend(
         counts = torch.where(active[..., None], passed.counts, counts)
         inertia = torch.where(active, passed.inertia, inertia)
         centers = torch.where((active[..., None] & nonempty)[..., None], means, centers)
-        moving = active & (saved * rate / (1 - rate) > tolerance * passed.inertia)
+        to_come = saved * rate / (1 - rate)
+        moving = active & (to_come > tolerance * passed.inertia)
+        if race:
+            moving &= inertia - saved - to_come <= inertia.amin(1, keepdim=True)
         empty = active[..., None] & allowed[:, None] & ~nonempty
         if bool(empty.any()):
             centers, relocated = _relocate(rows, centers, allowed, empty)

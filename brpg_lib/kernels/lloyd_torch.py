@@ -10,10 +10,7 @@ from brpg_lib.kernels.lloyd import Pass, inertia_about_means
 
 
 class TorchLloyd:
-    """Passes as batched matrix products, block by block; see :class:`~brpg_lib.kernels.lloyd.Lloyd`.
-
-    It computes inactive sets too.
-    """
+    """Passes as batched matrix products, block by block; see :class:`~brpg_lib.kernels.lloyd.Lloyd`."""
 
     def __init__(self, rows: Tensor, num_rows: Tensor, shift: Tensor, index: Tensor | None = None) -> None:
         if index is not None:
@@ -28,23 +25,39 @@ class TorchLloyd:
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
         """See :meth:`brpg_lib.kernels.lloyd.Lloyd.__call__`."""
-        groups, sets, clusters, dim = centers.shape
         if weights is not None and self.index is not None:
             weights = weights.gather(1, self.index)
-        flat = centers.flatten(1, 2)
-        # |x - s - e|^2 = |x - s|^2 + |e|^2 + 2 s.e - 2 x.e: the rows need not be copied to be shifted.
-        offset = flat.square().sum(-1) + 2 * (flat @ self.shift[..., None])[..., 0]
-        offset = offset.view(groups, sets, clusters).masked_fill(~allowed[:, None], torch.inf).view(groups, -1, 1)
-        sums = torch.zeros(groups, sets * clusters, dim, dtype=torch.float64, device=centers.device)
-        counts = torch.zeros(groups, sets, clusters, device=centers.device)
-        for place, block in blocks(self.rows):
-            scores = torch.baddbmm(offset, flat, block.mT, alpha=-2).view(groups, sets, clusters, -1)
-            nearest = scores.min(dim=2, keepdim=True).indices  # argmin alone takes 35 times as long
-            share = torch.arange(clusters, device=centers.device)[:, None] == nearest
-            share = (share & self.valid[:, None, None, place] & allowed[:, None, :, None]).float()
-            if weights is not None:
-                share = share * weights[:, None, None, place]
-            counts += share.sum(-1)
-            sums += torch.bmm(share.flatten(1, 2), block)
-        sums = sums.view(centers.shape) - counts.double()[..., None] * self.shift[:, None, None]
+        sums = torch.zeros(centers.shape, dtype=torch.float64, device=centers.device)
+        counts = torch.zeros(centers.shape[:3], device=centers.device)
+        for competitor in range(centers.shape[1]):
+            chosen = active[:, competitor].nonzero()[:, 0]
+            if len(chosen):
+                self._add_up(
+                    centers[:, competitor], allowed, chosen, weights, sums[:, competitor], counts[:, competitor]
+                )
+        sums -= counts.double()[..., None] * self.shift[:, None, None]
         return Pass(sums.float(), counts, inertia_about_means(self.total[:, None], sums, counts))
+
+    def _add_up(
+        self, centers: Tensor, allowed: Tensor, chosen: Tensor, weights: Tensor | None, sums: Tensor, counts: Tensor
+    ) -> None:
+        """Add to ``sums (G, K, D)`` and ``counts (G, K)`` the rows of the ``chosen (g,)`` groups."""
+        every = len(chosen) == len(centers)
+        valid = self.valid if every else self.valid[chosen]
+        if weights is not None and not every:
+            weights = weights[chosen]
+        own, exists = centers[chosen], allowed[chosen, :, None]
+        # |x - s - e|^2 = |x - s|^2 + |e|^2 + 2 s.e - 2 x.e: the rows need not be copied to be shifted.
+        offset = own.square().sum(-1, keepdim=True) + 2 * (own @ self.shift[chosen, :, None])
+        offset = offset.masked_fill(~exists, torch.inf)
+        added, number = torch.zeros_like(sums[chosen]), torch.zeros_like(counts[chosen])
+        for place, block in blocks(self.rows, None if every else chosen):
+            scores = torch.baddbmm(offset, own, block.mT, alpha=-2)
+            nearest = scores.min(dim=1, keepdim=True).indices  # argmin alone takes 35 times as long
+            share = torch.arange(own.shape[1], device=own.device)[:, None] == nearest
+            share = (share & valid[:, None, place] & exists).float()
+            if weights is not None:
+                share = share * weights[:, None, place]
+            number += share.sum(-1)
+            added += torch.bmm(share, block)
+        sums[chosen], counts[chosen] = added, number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
 from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
+from brpg_lib.files import save_atomically
 
 TRAINERS: dict[str, type[Trainer]] = {"unimatch": UniMatchTrainer, "u2pl": U2PLTrainer}
 WARMUP_SHARE = 0.15
@@ -104,9 +104,7 @@ def poly(iteration: int, total: int) -> float:
 def save(path: Path, settings: Settings, parts: dict[str, Any], run: dict[str, Any]) -> None:
     """Writes a checkpoint; a kill in between leaves the one before."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    temporary = path.with_suffix(".tmp")
-    torch.save({"settings": settings.to_dict(), "parts": state, "run": run}, temporary)
-    os.replace(temporary, path)
+    save_atomically({"settings": settings.to_dict(), "parts": state, "run": run}, path)
 
 
 def load(path: Path, settings: Settings, parts: dict[str, Any]) -> dict[str, Any]:
