@@ -15,7 +15,7 @@ from brpg_lib.files import save_atomically
 
 IMAGES, STEPS = 4, 40
 HEADS: dict[str, dict[str, Any]] = {
-    "clustered once": {"warmup": 6, "collect": 10, "total": STEPS},
+    "clustered once": {"warmup": 6, "collect": 10, "total": STEPS, "unlabeled_samples_per_image": 10**6},
     "clustered again and again": {
         "warmup": 4, "collect": 6, "total": STEPS, "recluster_every": 5, "class_adaptive": (0.1, 0.9),
         "rare_class_fallback": True, "samples_per_image": 30,

@@ -15,6 +15,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+PRELOADED = [
+    "torch",
+    "torch._dynamo",  # which the first optimizer would import
+    "torch.distributed",
+    "brpg_lib",
+    "brpg_lib.kernels.lloyd_numba",
+    "brpg_lib.kernels.taps_numba",
+    "builders",
+]
 Job = Callable[..., None]
 """``job(index, ranks, folder, *arguments)``."""
 
@@ -22,7 +31,7 @@ Job = Callable[..., None]
 def context() -> Any:
     """Processes that start fast: forked off one that has imported everything, and done nothing yet."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["torch", "torch.distributed", "brpg_lib", "builders"])
+    found.set_forkserver_preload(PRELOADED)
     return found
 
 
