@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from brpg_lib.config import BRPGConfig
+from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.kernels.kmeans import kmeans
 from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
 from brpg_lib.queue import FeatureQueue
-from brpg_lib.validation import describe, require, require_integer
+from brpg_lib.validation import MAX_COUNT, describe, is_integer, require, require_integer
 
 
 class Prototypes(NamedTuple):
@@ -66,7 +66,7 @@ class OnlineClusterer(nn.Module):
         require_integer("num_classes", num_classes, 1)
         require_integer("restarts", restarts, 1)
         require_integer("max_iterations", max_iterations, 1)
-        require_integer("seed", seed, 0)
+        require_integer("seed", seed, 0, MAX_COUNT)
         self.num_classes = num_classes
         self.config = BRPGConfig(centroid=centroid)
         known = backend is None or backend in BACKENDS
@@ -89,15 +89,19 @@ class OnlineClusterer(nn.Module):
         Raises:
             ValueError: The queue or ``num_prototypes`` does not fit.
         """
+        require(isinstance(queue, FeatureQueue), "queue", "a FeatureQueue", type(queue).__name__)
         require(queue.num_classes == self.num_classes, "queue", f"{self.num_classes} classes", queue.num_classes)
         fits = (
             isinstance(num_prototypes, Tensor)
             and num_prototypes.shape == (self.num_classes, 2)
-            and not num_prototypes.is_floating_point()
+            and is_integer(num_prototypes)
+            and not num_prototypes.is_meta
         )
         require(fits, "num_prototypes", f"integers ({self.num_classes}, 2)", describe(num_prototypes))
         lowest, highest = (int(value) for value in num_prototypes.aminmax())
-        require(lowest >= 0 and highest >= 1, "num_prototypes", "values >= 0, one of them >= 1", (lowest, highest))
+        fits = lowest >= 0 and 1 <= highest <= MAX_PROTOTYPES
+        expected = f"values in 0..{MAX_PROTOTYPES}, one of them >= 1"
+        require(fits, "num_prototypes", expected, f"{lowest}..{highest}")
         features, rows = queue.stored()
         wanted = num_prototypes[:, : queue.num_groups].reshape(-1).long().to(features.device)
         share = share_of((rows * wanted).tolist(), self.process_group)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brpg_lib.validation import require, require_integer, require_number
+from brpg_lib.validation import MAX_SIZE, require, require_integer, require_number
 
 DISPERSIONS = ("cosine", "l2", "l2_normalized")
 CENTROIDS = ("mean", "confidence")
+MAX_PROTOTYPES = 1024
+"""Per class and group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class BRPGConfig:
         is_pair = isinstance(pair, tuple) and len(pair) == 2
         require(is_pair, "num_prototypes", "a pair (high, low) of integers", repr(pair))
         for name, count in zip(("num_prototypes[0]", "num_prototypes[1]"), pair, strict=True):
-            require_integer(name, count, 1)
+            require_integer(name, count, 1, MAX_PROTOTYPES)
         require_number("confidence_threshold", self.confidence_threshold, 0.0, 1.0, open_low=True)
         require_number("confidence_floor", self.confidence_floor, 0.0, 1.0)
         require(
@@ -128,7 +130,7 @@ class BRPGConfig:
             self.rare_class_fallback,
         )
         require_number("split_fraction", self.split_fraction, 0.0, 1.0)
-        require_integer("split_increment", self.split_increment, 1)
+        require_integer("split_increment", self.split_increment, 1, MAX_PROTOTYPES)
         require(self.dispersion in DISPERSIONS, "dispersion", f"one of {DISPERSIONS}", repr(self.dispersion))
         require(self.centroid in CENTROIDS, "centroid", f"one of {CENTROIDS}", repr(self.centroid))
         require_integer("grid_size", self.grid_size, 1)
@@ -137,12 +139,7 @@ class BRPGConfig:
         require_number("momentum", self.momentum, 0.0, 1.0)
         require_number("misclassified_weight", self.misclassified_weight, 0.0, 1e6)
         require_number("loss_weight", self.loss_weight, 0.0, 1e6)
-        require(
-            isinstance(self.ignore_index, int) and not isinstance(self.ignore_index, bool),
-            "ignore_index",
-            "an integer",
-            repr(self.ignore_index),
-        )
+        require_integer("ignore_index", self.ignore_index, -MAX_SIZE)
 
     @property
     def max_prototypes(self) -> int:

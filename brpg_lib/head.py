@@ -29,12 +29,12 @@ from brpg_lib.exchange import StepSums, exchange, require_agreement
 from brpg_lib.kernels.random import fold
 from brpg_lib.loss import PrototypeContrastiveLoss, mean_loss
 from brpg_lib.points import labeled_points, unlabeled_points
-from brpg_lib.queue import FeatureQueue
+from brpg_lib.queue import DTYPES, FeatureQueue
 from brpg_lib.sampler import ConfidenceSampler
 from brpg_lib.schedule import Phase, Schedule
 from brpg_lib.splitter import AdaptiveSplitter
 from brpg_lib.state import StateModule, pack, unpack
-from brpg_lib.validation import require, require_integer
+from brpg_lib.validation import MAX_COUNT, require, require_device, require_integer
 
 LEARN_METRICS = (
     "loss_labeled",
@@ -128,6 +128,9 @@ class PrototypeHead(StateModule):
         super().__init__()
         config = BRPGConfig() if config is None else config
         require_integer("num_classes", num_classes, 1)
+        require_integer("seed", seed, 0, MAX_COUNT)
+        require(queue_dtype in DTYPES, "queue_dtype", f"one of {DTYPES}", repr(queue_dtype))
+        require_device("queue_device", queue_device)
         require(isinstance(schedule, Schedule), "schedule", "a Schedule", type(schedule).__name__)
         require(isinstance(config, BRPGConfig), "config", "a BRPGConfig", type(config).__name__)
         ignored = config.ignore_index
@@ -225,7 +228,7 @@ class PrototypeHead(StateModule):
                 read next.)
         """
         if iteration is not None:
-            require_integer("iteration", iteration, 0)
+            require_integer("iteration", iteration, 0, MAX_COUNT)
         if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
             self._check(labeled, unlabeled, Phase.LEARN)
             now = self.clock if iteration is None else torch.full_like(self.clock, iteration)
@@ -301,7 +304,7 @@ class PrototypeHead(StateModule):
         for name, text in found.items():
             if name not in self._warned:
                 self._warned.add(name)
-                warnings.warn(text, stacklevel=4)
+                warnings.warn(text, stacklevel=6)  # at the call of this module
 
     def _check(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase) -> None:
         if torch.compiler.is_compiling():

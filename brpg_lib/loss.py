@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
-from brpg_lib.validation import describe, require, require_number
+from brpg_lib.validation import MAX_SIZE, describe, is_integer, require, require_integer, require_number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -42,16 +42,20 @@ def prototype_contrastive_loss(
         ValueError: A shape, dtype or option is wrong.
     """
     fits = isinstance(similarity, Tensor) and similarity.ndim == 2 and similarity.is_floating_point()
+    fits = fits and similarity.shape[1] > 0 and not similarity.is_meta
     require(fits, "similarity", "a floating-point tensor (N, C)", describe(similarity))
-    fits = isinstance(classes, Tensor) and classes.shape == similarity.shape[:1] and not classes.is_floating_point()
-    require(fits, "classes", f"integers ({similarity.shape[0]},)", describe(classes))
+    fits = isinstance(classes, Tensor) and classes.shape == similarity.shape[:1] and is_integer(classes)
+    fits = fits and classes.device == similarity.device
+    require(fits, "classes", f"integers ({similarity.shape[0]},) beside the similarity", describe(classes))
     require(reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", repr(reduction))
+    require_integer("ignore_index", ignore_index, -MAX_SIZE, MAX_SIZE)
     require_number("temperature", temperature, 0.0, 1e6, open_low=True)
     require_number("misclassified_weight", misclassified_weight, 0.0, 1e6)
     num_classes = similarity.shape[1]
     if weight is not None:
-        fits = isinstance(weight, Tensor) and weight.shape == (num_classes,)
-        require(fits, "weight", f"a tensor ({num_classes},)", describe(weight))
+        fits = isinstance(weight, Tensor) and weight.shape == (num_classes,) and weight.device == similarity.device
+        require(fits, "weight", f"a tensor ({num_classes},) on {similarity.device}", describe(weight))
+        _require_weights(weight)
     losses, weights = weighted_losses(
         similarity,
         classes,
@@ -63,6 +67,14 @@ def prototype_contrastive_loss(
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else mean_loss(losses.sum(), weights.sum())
+
+
+def _require_weights(weight: Tensor) -> None:
+    """Require finite weights of classes, where reading them costs nothing."""
+    require(not weight.is_complex(), "weight", "real numbers", describe(weight))
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        bad = weight[~((weight >= 0) & weight.double().isfinite())]
+        require(not len(bad), "weight", "finite numbers >= 0", bad[:3].tolist())
 
 
 def mean_loss(total: Tensor, weight: Tensor) -> Tensor:
@@ -129,6 +141,9 @@ class PrototypeContrastiveLoss(nn.Module):
         self.config = BRPGConfig(
             temperature=temperature, misclassified_weight=misclassified_weight, ignore_index=ignore_index
         )
+        if weight is not None:
+            require(isinstance(weight, Tensor) and weight.ndim == 1, "weight", "a tensor (C,)", describe(weight))
+            _require_weights(weight)
         self.reduction = reduction
         self.register_buffer("weight", weight, persistent=False)
 

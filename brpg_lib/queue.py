@@ -12,7 +12,7 @@ from brpg_lib.batches import FALLBACK, Samples
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
-from brpg_lib.validation import describe, require, require_integer
+from brpg_lib.validation import describe, is_integer, require, require_device, require_integer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_ROWS = 10
@@ -76,7 +76,7 @@ class FeatureQueue(StateModule):
         self.capacity = queue_size if separate_confidence else 2 * queue_size
         self.fallback_capacity = 2 * queue_size if rare_class_fallback else 0
         self.dtype = dtype
-        self.storage_device = None if device is None else torch.device(device)
+        self.storage_device = require_device("device", device)
         device = self.storage_device
         zeros = torch.zeros
         self.register_buffer("features", self._rows(self.num_groups, self.capacity, device))
@@ -120,14 +120,22 @@ class FeatureQueue(StateModule):
             self._keep_best(features[kept], confidence[kept], classes[kept])
 
     def _check(self, samples: Samples) -> None:
-        shape = samples.features.shape
-        fits = len(shape) == 2 and shape[1] == self.feature_dim
-        require(fits, "samples.features", f"a tensor (N, {self.feature_dim})", describe(samples.features))
-        for field in ("classes", "groups", "confidence"):
+        require(isinstance(samples, Samples), "samples", "Samples", type(samples).__name__)
+        features = samples.features
+        fits = isinstance(features, Tensor) and features.ndim == 2 and features.shape[1] == self.feature_dim
+        fits = fits and features.is_floating_point() and not features.is_meta
+        expected = f"a floating-point tensor (N, {self.feature_dim})"
+        require(fits, "samples.features", expected, describe(features))
+        shape = features.shape
+        for field, kind, right in (
+            ("classes", "integer", is_integer),
+            ("groups", "integer", is_integer),
+            ("confidence", "floating-point", torch.is_floating_point),
+        ):
             value = getattr(samples, field)
-            kind = "floating-point" if field == "confidence" else "integer"
-            fits = value.shape == shape[:1] and value.is_floating_point() == (field == "confidence")
-            require(fits, f"samples.{field}", f"a tensor ({shape[0]},), {kind}", describe(value))
+            fits = isinstance(value, Tensor) and value.shape == shape[:1] and value.device == features.device
+            expected = f"{kind} tensor ({shape[0]},) beside the features"
+            require(fits and right(value), f"samples.{field}", expected, describe(value))
         if shape[0]:
             last_group = FALLBACK if self.fallback_capacity else FALLBACK - 1
             for field, last in (("classes", self.num_classes - 1), ("groups", last_group)):
@@ -217,8 +225,8 @@ class FeatureQueue(StateModule):
         Raises:
             ValueError: There is no such class or group.
         """
-        known = 0 <= class_index < self.num_classes and group in (0, 1)
-        require(known, "class_index, group", f"0..{self.num_classes - 1}, 0..1", (class_index, group))
+        require_integer("class_index", class_index, 0, self.num_classes - 1)
+        require_integer("group", group, 0, 1)
         if group >= self.num_groups:
             return self.features.new_zeros(0, self.feature_dim), self.confidence.new_zeros(0)
         count, cursor = int(self.rows[class_index, group]), int(self.cursor[class_index, group])

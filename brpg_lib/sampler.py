@@ -14,7 +14,7 @@ from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.kernels.vectors import MAX_NORM
 from brpg_lib.state import StateModule
-from brpg_lib.validation import require, require_integer
+from brpg_lib.validation import MAX_COUNT, require, require_integer
 
 
 class ConfidenceSampler(StateModule):
@@ -75,7 +75,7 @@ class ConfidenceSampler(StateModule):
     ) -> None:
         super().__init__()
         require_integer("num_classes", num_classes, 1)
-        require_integer("seed", seed, 0)
+        require_integer("seed", seed, 0, MAX_COUNT)
         self.config = BRPGConfig(
             confidence_threshold=confidence_threshold,
             confidence_floor=confidence_floor,

@@ -8,7 +8,7 @@ from typing import overload
 
 from torch import Tensor
 
-from brpg_lib.validation import require, require_integer, require_number
+from brpg_lib.validation import MAX_COUNT, require, require_integer, require_number
 
 
 class Phase(str, Enum):
@@ -51,26 +51,26 @@ class Schedule:
     def __post_init__(self) -> None:
         if isinstance(self.pseudo_threshold_range, list):  # what JSON and YAML make of a tuple
             object.__setattr__(self, "pseudo_threshold_range", tuple(self.pseudo_threshold_range))
-        require_integer("warmup", self.warmup, 0)
-        require_integer("collect", self.collect, 0)
-        require_integer("total", self.total, 1)
+        require_integer("warmup", self.warmup, 0, MAX_COUNT)
+        require_integer("collect", self.collect, 0, MAX_COUNT)
+        require_integer("total", self.total, 1, MAX_COUNT)
         require(
             self.warmup + self.collect <= self.total,
             "total",
             f"at least warmup + collect ({self.warmup + self.collect})",
             self.total,
         )
-        require_integer("ramp_start", self.ramp_start, 0)
+        require_integer("ramp_start", self.ramp_start, 0, MAX_COUNT)
         bounds = self.pseudo_threshold_range
         is_pair = isinstance(bounds, tuple) and len(bounds) == 2
         require(is_pair, "pseudo_threshold_range", "a pair (start, end)", repr(bounds))
         for name, bound in zip(("pseudo_threshold_range[0]", "pseudo_threshold_range[1]"), bounds, strict=True):
             require_number(name, bound, 0.0, 1.0)
         if self.recluster_every is not None:
-            require_integer("recluster_every", self.recluster_every, 1)
+            require_integer("recluster_every", self.recluster_every, 1, MAX_COUNT)
         require_integer("min_rows", self.min_rows, 0)
         if self.max_collect is not None:
-            require_integer("max_collect", self.max_collect, self.collect)
+            require_integer("max_collect", self.max_collect, self.collect, MAX_COUNT)
 
     @classmethod
     def from_epochs(

@@ -82,6 +82,7 @@ class AdaptiveSplitter(nn.Module):
             ValueError: The queue is of another number of classes, or pools the groups where the splitter does not.
         """
         config = self.config
+        require(isinstance(queue, FeatureQueue), "queue", "a FeatureQueue", type(queue).__name__)
         require(queue.num_classes == self.num_classes, "queue", f"{self.num_classes} classes", queue.num_classes)
         require(
             queue.separate_confidence == config.separate_confidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -15,10 +16,16 @@ def require(condition: bool, field: str, expected: str, found: object) -> None:
         raise ValueError(f"{field}: expected {expected}, found {found}")
 
 
-def require_integer(field: str, value: object, minimum: int) -> None:
-    """Require an ``int`` (not a ``bool``) of at least ``minimum``."""
-    valid = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-    require(valid, field, f"an integer >= {minimum}", repr(value))
+MAX_SIZE = 2**31 - 1
+MAX_COUNT = 2**42 - 1
+"""Of iterations, which travel between ranks in so many bits, and seeds."""
+
+
+def require_integer(field: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> None:
+    """Require an ``int`` (not a ``bool``) in ``[minimum, maximum]``."""
+    valid = isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+    too_large = isinstance(value, int) and value > maximum
+    require(valid, field, f"an integer >= {minimum}" + f" and <= {maximum}" * too_large, repr(value))
 
 
 def require_number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
@@ -26,6 +33,29 @@ def require_number(field: str, value: object, low: float, high: float, *, open_l
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     valid = is_number and (low < value if open_low else low <= value) and value <= high  # type: ignore[operator]
     require(valid, field, f"a number in {'(' if open_low else '['}{low}, {high}]", repr(value))
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """Whether a tensor holds integers (not bools)."""
+    return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+
+
+def require_device(field: str, value: object) -> torch.device | None:
+    """Require a device that can be used, or ``None``."""
+    if value is None:
+        return None
+    known = isinstance(value, (str, torch.device))
+    require(known, field, "None, a torch.device or its name", repr(value))
+    try:
+        return torch.empty(0, device=value).device  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{field}: expected a device that can be used, found {value!r} ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def describe(tensor: object) -> str:

@@ -84,8 +84,8 @@ def kill(processes: list[BaseProcess]) -> None:
         process.join()
 
 
-def on_ranks(job: Job, ranks: int, folder: Path, *arguments: Any) -> list[dict[str, Any]]:
+def on_ranks(job: Job, ranks: int, folder: Path, *arguments: Any, seconds: float = 120) -> list[dict[str, Any]]:
     """Run a job that saves ``INDEX.pt`` on each rank; what each one saved."""
-    codes = finish(start(job, ranks, folder, *arguments))
+    codes = finish(start(job, ranks, folder, *arguments), seconds)
     assert codes == [0] * ranks, codes
     return [torch.load(folder / f"{index}.pt", weights_only=True) for index in range(ranks)]

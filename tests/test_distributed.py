@@ -110,15 +110,17 @@ def test_equal_to_one_process_with_all_images(trained: dict[str, list[Any]], nam
         assert_close(module.sampler.thresholds, states["sampler.thresholds"], atol=1e-5, rtol=0)
         used = states["queue.features"].shape[2]
         assert torch.equal(module.queue.features[:, :, :used], states["queue.features"])
-        assert_close(module.bank.prototypes, states["bank.prototypes"], atol=1e-5, rtol=1e-5)
+        # Of rounded features, one near the middle between two prototypes may go to either.
+        exact = 1e-3 if "queue_dtype" in SETTINGS[name] else 1e-5
+        assert_close(module.bank.prototypes, states["bank.prototypes"], atol=exact, rtol=exact)
         for key, value in out.metrics.items():
-            assert_close(value, parts[0]["metrics"][step][key], atol=1e-5, rtol=1e-5, msg=f"{key} at step {step}")
+            assert_close(value, parts[0]["metrics"][step][key], atol=exact, rtol=exact, msg=f"{key} at step {step}")
         mean = torch.stack([part["metrics"][step]["loss"] for part in parts]).mean()
-        assert_close(mean, out.loss.detach(), atol=1e-5, rtol=1e-5)
+        assert_close(mean, out.loss.detach(), atol=exact, rtol=exact)
         out.loss.backward()
         for key, batch in zip(("labeled", "unlabeled"), batches, strict=True):
             found = torch.cat([part["metrics"][step][key] for part in parts])
-            assert_close(found, batch.features.grad, atol=1e-6, rtol=1e-4)
+            assert_close(found, batch.features.grad, atol=exact / 10, rtol=10 * exact)
 
 
 def test_goes_on_with_another_number_of_ranks(trained: dict[str, list[Any]]) -> None:

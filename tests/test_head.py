@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from builders import (
     CLASSES,
     DIM,
+    MAP,
+    centers,
     fresh,
     gradients,
     head,
@@ -469,6 +472,17 @@ def test_ignore_index(ignore_index: int) -> None:
         assert torch.equal(*losses)
 
 
+def test_a_broken_pixel_counts_once() -> None:
+    """Also where it would have gone to two queues."""
+    module = head(rare_class_fallback=True, warmup=0)
+    first = labeled(0, ignored=0.0)
+    broken = first.features.detach().clone()
+    broken[0, 1, 2, 3], broken[1, :, 4, 4] = torch.nan, torch.inf
+    out = module(fresh(first, features=broken))
+    assert out.metrics["dropped"] == 2
+    assert module.queue.dropped == 0
+
+
 def test_nan_features_are_counted_and_the_rest_is_as_without_them() -> None:
     module = learning_head()
     first, second = labeled(7, ignored=0.0, image=(9, 11)), unlabeled(7, image=(9, 11))
@@ -694,13 +708,53 @@ def test_half_precision_queues_are_nearly_as_good(dtype: torch.dtype) -> None:
     assert centers.dtype == torch.float32
 
 
-def test_metrics_tell_collapsed_prototypes() -> None:
+def test_metrics_tell_collapsed_prototypes_and_one_warning_does() -> None:
     module = learning_head()
-    assert step(module)[0].metrics["within_class_similarity"] < 0.999
-    module.bank.set(module.bank.prototypes[:, :1, :1].expand_as(module.bank.prototypes).clone(), module.bank.mask)
     out, *_ = step(module)
+    assert out.metrics["within_class_similarity"] < 0.999
+    assert out.metrics["prototypes_collapsed"] == 0
+    module.bank.set(module.bank.prototypes[:, :1, :1].expand_as(module.bank.prototypes).clone(), module.bank.mask)
+    with pytest.warns(UserWarning, match=r"\d+ of \d+ prototypes have collapsed"):
+        out, *_ = step(module)
     assert out.metrics["within_class_similarity"] > 0.99
     assert out.metrics["prototypes_used"] < 0.5
+    assert out.metrics["prototypes_collapsed"] == module.bank.mask.sum() - 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(module)
+
+
+def test_metrics_tell_dead_prototypes_and_one_warning_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no point is near; those of a class without points are not dead."""
+    monkeypatch.setattr("brpg_lib.diagnostics.DEAD_AFTER", 20)
+    module = learning_head(momentum=1.0)
+    batch = labeled(0, image=MAP, size=MAP, ignored=0.0)
+    batch = fresh(
+        batch, features=centers()[batch.labels].movedim(3, 1), labels=batch.labels.where(batch.labels != 2, 255)
+    )
+    exists = torch.zeros_like(module.bank.mask)
+    exists[:, 0, :2] = True
+    module.bank.set(torch.stack((centers(), -centers()), dim=1)[:, None].expand(-1, 2, -1, -1), exists[:, :, :2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(19):
+            assert module(batch).metrics["prototypes_dead"] == 0
+    with pytest.warns(UserWarning, match=r"2 of 6 prototypes are dead: for 20 steps") as caught:
+        out, _ = module(batch), module(batch)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert out.metrics["prototypes_dead"] == 2
+    assert module.idle[:, 0, :2].tolist() == [[0, 21], [0, 21], [0, 0]]
+    resumed = head(momentum=1.0)
+    resumed.load_state_dict(module.state_dict())
+    assert torch.equal(resumed.idle, module.idle)
+
+
+def test_a_new_clustering_revives() -> None:
+    module = learning_head(recluster_every=4)
+    module.idle.fill_(7)
+    run(module, 4)
+    assert module.idle.max() < 4
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------
@@ -780,7 +834,7 @@ def test_bad_input_is_refused_and_changes_nothing(name: str, steps: int) -> None
         ({"config": {}}, "config"),
         ({"config": BRPGConfig(ignore_index=2)}, r"config\.ignore_index"),
         ({"config": BRPGConfig(fixed_threshold_classes=(3,))}, "fixed_threshold_classes"),
-        ({"queue_dtype": torch.float64}, "dtype"),
+        ({"queue_dtype": torch.float64}, "queue_dtype"),
         ({"seed": 1.5}, "seed"),
         ({"seed": "0"}, "seed"),
     ],
