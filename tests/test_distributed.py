@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from brpg_lib import BRPGConfig, FeatureQueue, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
 from brpg_lib.distributed import all_reduce_sum, from_pieces, gather_rows, in_pieces, keep_out_of_ddp, rank, share_of
 from brpg_lib.distributed import world_size as size_of_world
+from brpg_lib.exchange import StepSums, exchange
 
 STEPS = 9
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -410,3 +411,49 @@ def test_what_ddp_must_ignore_is_named_by_the_model() -> None:
     assert {"net.bias", "inner.head.queue.features", "inner.head.bank.prototypes", "inner.head.clock"} <= ignored
     assert "net.weight" not in ignored
     assert isinstance(model["inner"]["head"].queue, FeatureQueue)
+
+
+def compiled(index: int, ranks: int, folder: Path) -> None:
+    module, twin = head(), head()
+    for step in range(6):
+        for part in (module, twin):
+            part(*images(step, index))
+    fast = torch.compile(module, backend="aot_eager", fullgraph=True)
+    for step in range(6, 9):
+        out, expected = fast(*images(step, index)), twin(*images(step, index))
+        assert_close(out.loss, expected.loss, atol=1e-5, rtol=1e-5)
+        assert_close(module.bank.prototypes, twin.bank.prototypes, atol=1e-5, rtol=1e-5)
+        assert module.iteration == twin.iteration == step + 1
+    torch.save(state(module), folder / f"{index}.pt")
+
+
+def test_the_learn_step_of_two_ranks_compiles_without_graph_breaks(tmp_path: Path) -> None:
+    one, two = on_ranks(compiled, 2, tmp_path)
+    assert same(one, two)
+
+
+@pytest.mark.cuda
+def test_nccl_among_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that one GPU can show: what is sent lies where NCCL wants it, and the host does not wait for it."""
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        module = head(queue_device="cpu").cuda()
+        for step in range(STEPS):
+            batches = [
+                type(batch)(**{k: None if v is None else v.detach().cuda() for k, v in vars(batch).items()})
+                for batch in images(step, 1)
+            ]
+            assert module(*batches).loss.isfinite()
+        monkeypatch.setattr("brpg_lib.distributed.world_size", lambda group: 2)  # so that it does talk, to itself
+        assert torch.equal(all_reduce_sum(torch.arange(3.0)), torch.arange(3.0))
+        sums = StepSums.nothing(3, 18, 5, torch.device("cuda"))
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            total, agree, _ = exchange(sums, module.clock, 4, module.bank.prototypes, None)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert agree.all()
+        assert same(total._asdict(), sums._asdict())
+    finally:
+        dist.destroy_process_group()
