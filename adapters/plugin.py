@@ -264,7 +264,8 @@ class Plugin(nn.Module):
             return
         current, previous = _beside(checkpoint)
         current.parent.mkdir(parents=True, exist_ok=True)
-        partial = written_beside({"epoch": int(epoch), "plugin": self.state_dict()}, current)
+        state = {"epoch": int(epoch), "plugin": self.state_dict()}
+        partial = written_beside(current, lambda file: torch.save(state, file))
         if _epoch(current) not in (None, epoch):  # the same: left by a killed run
             os.replace(current, previous)
         os.replace(partial, current)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from brpg_lib.examples.data.folder import load_folder
 
 DIGIT_SCENES = {"labeled": 80, "unlabeled": 800, "test": 200}
 SIZES = {"digits": 33, "camvid": 129, "folder": 129}
-ITERATIONS = {"u2pl": 400, "unimatch": 320}
-LOSS_WEIGHTS = {"u2pl": 0.3, "unimatch": 0.1}  # the second trainer halves its own losses
+ITERATIONS = {"u2pl": 400, "unimatch": 320, "supervised": 400}
+LOSS_WEIGHTS = {"u2pl": 0.3, "unimatch": 0.1, "supervised": 0.3}  # UniMatch halves its own losses
 DATASETS = tuple(SIZES)
 FRAMEWORKS = tuple(ITERATIONS)
 
@@ -25,7 +26,7 @@ class Settings:
     """What both runs of a demo share.
 
     Attributes:
-        framework: ``"u2pl"`` or ``"unimatch"``.
+        framework: ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
         data: ``"digits"``, ``"camvid"`` or ``"folder"``.
         seed: Seed of the scenes, the initial weights, the batches and every draw.
         iterations: Optimizer steps of each run.
@@ -39,6 +40,7 @@ class Settings:
         weight_decay: Weight decay of AdamW.
         width: Width of the network.
         feature_dim: Channels of the representation.
+        overrides: Fields of the head's ``BRPGConfig`` and ``Schedule`` that differ from the ones below.
     """
 
     framework: str
@@ -55,6 +57,7 @@ class Settings:
     weight_decay: float = 1e-2
     width: int = 32
     feature_dim: int = 32
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON and checkpoints."""
@@ -69,19 +72,32 @@ class Settings:
         """
         warmup, collect = self.iterations // 5, max(1, self.iterations // 20)
         total = max(self.iterations, warmup + collect)
-        return Schedule(warmup=warmup, collect=collect, total=total, recluster_every=max(1, total // 20))
+        lengths = {"warmup": warmup, "collect": collect, "total": total, "recluster_every": max(1, total // 20)}
+        return Schedule(**(lengths | self._overrides(Schedule)))
 
     @property
     def brpg(self) -> BRPGConfig:
         """The official hyper-parameters, with smaller queues and fewer points, and prototypes that move faster."""
-        return BRPGConfig(
-            queue_size=3000,
-            samples_per_image=500,
-            unlabeled_samples_per_image=500,
-            grid_size=min(32, (self.size - 1) // 2),
-            momentum=0.95,
-            loss_weight=LOSS_WEIGHTS[self.framework],
-        )
+        config = {
+            "queue_size": 3000,
+            "samples_per_image": 500,
+            "unlabeled_samples_per_image": 500,
+            "grid_size": min(32, (self.size - 1) // 2),
+            "momentum": 0.95,
+            "loss_weight": LOSS_WEIGHTS[self.framework],
+        }
+        return BRPGConfig(**(config | self._overrides(BRPGConfig)))
+
+    def _overrides(self, kind: type[BRPGConfig] | type[Schedule]) -> dict[str, Any]:
+        """Those of the overrides that are fields of a class."""
+        names = {entry.name for entry in fields(kind)}
+        return {name: value for name, value in self.overrides.items() if name in names}
+
+    def __post_init__(self) -> None:
+        known = {entry.name for kind in (BRPGConfig, Schedule) for entry in fields(kind)}
+        unknown = sorted(set(self.overrides) - known)
+        if unknown:
+            raise ValueError(f"overrides: expected fields of BRPGConfig or Schedule, found {', '.join(unknown)}")
 
     def load_data(self) -> SegmentationData:
         """The dataset.

@@ -19,7 +19,7 @@ import brpg_lib
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
 from brpg_lib.validation import describe
 
-EXAMPLES, MANY = 250, 10_000
+EXAMPLES, MANY = 190, 2000
 COUNTS: Counter[str] = Counter()
 
 # --- Values that may be wrong -----------------------------------------------------------------------------------------

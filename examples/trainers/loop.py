@@ -18,11 +18,16 @@ from brpg_lib.examples.metrics import evaluate
 from brpg_lib.examples.models import CompactNet
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.supervised import SupervisedTrainer
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
 from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
 from brpg_lib.files import save_atomically
 
-TRAINERS: dict[str, type[Trainer]] = {"unimatch": UniMatchTrainer, "u2pl": U2PLTrainer}
+TRAINERS: dict[str, type[Trainer]] = {
+    "unimatch": UniMatchTrainer,
+    "u2pl": U2PLTrainer,
+    "supervised": SupervisedTrainer,
+}
 WARMUP_SHARE = 0.15
 CHECKPOINTS = 10
 
@@ -134,6 +139,7 @@ def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, se
     pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
     scores = evaluate(pairs, len(data.class_names))
     summary: dict[str, Any] = {
+        "class_names": list(data.class_names),
         "iou": scores.iou,
         "boundary_iou": scores.boundary_iou,
         "miou": scores.miou,

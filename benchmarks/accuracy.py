@@ -1,0 +1,198 @@
+"""Does the head help? Trainings without and with it, on the same batches, over seeds, splits and frameworks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from brpg_lib.benchmarks import accuracy_report, command
+from brpg_lib.benchmarks.accuracy_report import BASELINE
+from brpg_lib.benchmarks.measure import environment
+from brpg_lib.examples.demo import run_apart
+from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
+from brpg_lib.files import write_atomically
+
+HEAD = "BRPG"
+ABLATIONS: dict[str, Mapping[str, Any]] = {
+    "no confidence separation": {"separate_confidence": False},
+    "no split": {"split_fraction": 0.0},
+    "1 + 1 prototypes": {"num_prototypes": (1, 1)},
+    "3 + 3 prototypes": {"num_prototypes": (3, 3)},
+    "threshold 0.6": {"confidence_threshold": 0.6},
+    "threshold 0.95": {"confidence_threshold": 0.95},
+    "confidence-weighted centroids": {"centroid": "confidence"},
+    "temperature 0.05": {"temperature": 0.05},
+    "temperature 0.3": {"temperature": 0.3},
+    "a third of the loss weight": {},
+    "three times the loss weight": {},
+    "clustered once": {"recluster_every": None},
+}
+"""What differs from the head's settings; the paper's ablations, and repeated clustering, which it does not have."""
+VARIANTS = (BASELINE, HEAD, *ABLATIONS)
+WEIGHT_FACTORS = {"a third of the loss weight": 1 / 3, "three times the loss weight": 3.0}
+SCORES = ("class_names", "miou", "boundary_miou", "iou", "boundary_iou")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        settings: All of its choices, the head's included.
+        variant: ``"no head"``, ``"BRPG"`` or an ablation.
+    """
+
+    settings: Settings
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        s = self.settings
+        parts = (s.data, s.split or "", s.framework, self.variant.replace(" ", "-"), f"seed{s.seed}")
+        return "_".join(part for part in parts if part)
+
+
+def runs_of(arguments: argparse.Namespace) -> list[Run]:
+    """All trainings, seed by seed, so that an interrupted sweep has complete pairs.
+
+    Raises:
+        ValueError: An option is wrong.
+    """
+    runs = []
+    for seed in arguments.seeds:
+        for split in arguments.splits or [None]:
+            for framework in arguments.frameworks:
+                shared = Settings(
+                    framework=framework,
+                    data=arguments.data,
+                    seed=seed,
+                    iterations=arguments.budget or ITERATIONS[framework],
+                    size=arguments.size or SIZES[arguments.data],
+                    batch_size=arguments.batch_size,
+                    device=arguments.device,
+                    root=arguments.root,
+                    split=split.format(seed=seed) if split else None,
+                    num_classes=arguments.num_classes,
+                    overrides=arguments.set,
+                )
+                for variant in arguments.variants:
+                    weight = WEIGHT_FACTORS.get(variant)
+                    changes = dict(ABLATIONS.get(variant, {}))
+                    if weight is not None:
+                        changes["loss_weight"] = weight * shared.brpg.loss_weight
+                    runs.append(Run(replace(shared, overrides={**arguments.set, **changes}), variant))
+    return runs
+
+
+def perform(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
+    """What a training came to: from its file if it is done, else trained, from its checkpoint if there is one."""
+    path = folder / f"{run.name}.json"
+    settings = json.loads(json.dumps(run.settings.to_dict()))
+    if path.is_file():
+        known: dict[str, Any] = json.loads(path.read_text())
+        if known["settings"] != settings:
+            raise ValueError(f"{path}: made with other settings; choose another --out, or delete it")
+        return known
+    checkpoint = folder / f"{run.name}.pt"
+    for message in run_apart(run.settings, run.variant != BASELINE, checkpoint, resume=True):
+        if isinstance(message, int):
+            progress(message)
+        else:
+            result = message
+    found = {
+        "variant": run.variant,
+        "settings": settings,
+        "environment": environment(torch.device(run.settings.device)),
+        "seconds": result["seconds"],
+        "peak_memory_mb": result["peak_memory"],
+        **{name: result[name] for name in SCORES},
+    }
+    write_atomically(json.dumps(found, indent=2) + "\n", path)
+    checkpoint.unlink()
+    checkpoint.with_suffix(".result.pt").unlink()
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="accuracy", description=__doc__)
+    p.add_argument("--data", choices=DATASETS, default="digits", help="dataset (default: %(default)s)")
+    p.add_argument("--root", help="directory of the dataset (camvid, folder)")
+    p.add_argument("--num-classes", type=int, help="folder: number of classes")
+    p.add_argument("--splits", nargs="+", metavar="NAME", help="camvid: partitions; {seed} becomes the seed")
+    p.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=["u2pl", "unimatch"], metavar="NAME",
+                   help=f"among {', '.join(FRAMEWORKS)} (default: u2pl unimatch)")  # fmt: skip
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
+    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=[BASELINE, HEAD], metavar="NAME",
+                   help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
+    p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
+                   help="a setting of the head, in JSON; may be repeated")  # fmt: skip
+    p.add_argument("--budget", type=int, metavar="STEPS", help="steps of each training (default: by framework)")
+    p.add_argument("--size", type=int, help="side of the crops (default: by dataset)")
+    p.add_argument("--batch-size", type=int, default=12, help="labeled images per step, and unlabeled (%(default)s)")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    p.add_argument("--out", type=Path, default=Path("runs/accuracy"), metavar="DIR", help="(default: %(default)s)")
+    return p
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` with the value in JSON."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is not JSON ({error})") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is not trained yet, and write the page.
+
+    Returns:
+        Exit status: 0 for success, 2 for wrong usage or unusable data, 130 for an interruption.
+    """
+    arguments = parser().parse_args(argv)
+    arguments.set = dict(arguments.set)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    results = []
+    try:
+        runs = runs_of(arguments)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            steps = bar.add_task("all trainings", total=sum(run.settings.iterations for run in runs))
+            done = 0
+            for run in runs:
+                bar.update(steps, description=run.name)
+                results.append(
+                    perform(run, arguments.out, lambda count, done=done: bar.update(steps, completed=done + count))
+                )
+                done += run.settings.iterations
+                bar.update(steps, completed=done)
+                accuracy_report.write(results, arguments.out)
+    except (ValueError, OSError) as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("accuracy: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    for table in accuracy_report.tables(results):
+        console.print(table.rich())
+    console.print(f"page: {arguments.out / accuracy_report.PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.with_quiet_threads()
+    sys.exit(main())
