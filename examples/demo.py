@@ -28,8 +28,12 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="brpg demo", description=__doc__)
     p.add_argument("--framework", choices=FRAMEWORKS, default="u2pl", help="trainer (default: %(default)s)")
     p.add_argument("--data", choices=DATASETS, default="digits", help="dataset (default: %(default)s)")
-    p.add_argument("--root", help="directory of the dataset: images/, labels/ (camvid, folder)")
-    p.add_argument("--split", help="camvid: name of a partition in splits/ (default: 1_8_seed0)")
+    p.add_argument("--root", help="directory of the dataset (all but digits)")
+    p.add_argument(
+        "--split",
+        help="camvid: name of a partition in splits/ (default: 1_8_seed0); voc, voc_blended, cityscapes, coco: "
+        "directory with labeled.txt and unlabeled.txt, and val.txt where the dataset has no list to test on",
+    )
     p.add_argument("--num-classes", type=int, help="folder: number of classes; labels are 0..N-1, or 255 where ignored")
     p.add_argument("--seed", type=int, default=0, help="seed of both runs (default: %(default)s)")
     p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")

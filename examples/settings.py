@@ -11,10 +11,12 @@ from brpg_lib import BRPGConfig, Schedule
 from brpg_lib.examples.data.batches import SegmentationData
 from brpg_lib.examples.data.camvid import load_camvid
 from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
-from brpg_lib.examples.data.folder import load_folder
+from brpg_lib.examples.data.folder import MARGIN, load_folder
+from brpg_lib.examples.data.layouts import LAYOUTS
+from brpg_lib.examples.data.pets import load_pets
 
 DIGIT_SCENES = {"labeled": 80, "unlabeled": 800, "test": 200}
-SIZES = {"digits": 33, "camvid": 129, "folder": 129}
+SIZES = {"digits": 33, "camvid": 129, "folder": 129, "pets": 129, **dict.fromkeys(LAYOUTS, 129)}
 ITERATIONS = {"u2pl": 400, "unimatch": 320, "supervised": 400}
 LOSS_WEIGHTS = {"u2pl": 0.3, "unimatch": 0.1, "supervised": 0.3}  # UniMatch halves its own losses
 DATASETS = tuple(SIZES)
@@ -27,14 +29,14 @@ class Settings:
 
     Attributes:
         framework: ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
-        data: ``"digits"``, ``"camvid"`` or ``"folder"``.
+        data: One of :data:`DATASETS`.
         seed: Seed of the scenes, the initial weights, the batches and every draw.
         iterations: Optimizer steps of each run.
         size: Side of the square crops (for digits: of the scenes).
         batch_size: Labeled, and as many unlabeled, images per step.
         device: Torch device.
-        root: Directory of the images (camvid, folder).
-        split: Name of the partition (camvid).
+        root: Directory of the images (all but digits).
+        split: Partition: its name (camvid), or the directory of its lists (voc, voc_blended, cityscapes, coco).
         num_classes: Number of classes (folder).
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
@@ -108,15 +110,26 @@ class Settings:
         if self.data == "digits":
             return self._digits()
         if self.root is None:
-            raise ValueError(f"--data {self.data} needs --root, the directory that holds images/ and labels/")
+            raise ValueError(f"--data {self.data} needs --root, the directory of the dataset")
         root = Path(self.root).expanduser()
+        if self.data == "pets":  # which may not be there yet
+            return load_pets(root, self.size, self.seed)
         if not root.is_dir():
             raise ValueError(f"--root: no such directory: {root}")
         if self.data == "camvid":
             return load_camvid(root, self.split or "1_8_seed0", self.size)
+        if self.data in LAYOUTS:
+            return self._published(root)
         if self.num_classes is None or self.num_classes < 2:
             raise ValueError(f"--data folder needs --num-classes, at least 2; found {self.num_classes}")
         return load_folder(root, self.num_classes, self.size, self.seed)
+
+    def _published(self, root: Path) -> SegmentationData:
+        if self.split is None:
+            raise ValueError(f"--data {self.data} needs --split, a directory with labeled.txt and unlabeled.txt")
+        split = Path(self.split).expanduser()
+        val = split / "val.txt"
+        return LAYOUTS[self.data].load(root, split, val if val.is_file() else None, round(MARGIN * self.size))
 
     def _digits(self) -> SegmentationData:
         scenes = {name: DigitScenes(name, count, self.size, self.seed) for name, count in DIGIT_SCENES.items()}

@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.data.lists import lines_of
+from brpg_lib.examples.data.pairs import Pair, PairDataset
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MARGIN = 1.4  # short side of the reduced images, in crops
 VAL_SHARE, LABELED_SHARE = 0.2, 0.25
 
 
-class FolderDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of ``images/NAME.jpg`` (or .png, .bmp) and ``labels/NAME.png``, reduced and kept in memory.
-
-    Args:
-        root: Directory that holds ``images/`` and ``labels/``.
-        names: File names without suffix.
-        num_classes: C; labels are 0..C-1, or 255 where ignored.
-        short_side: Images are reduced so that their short side has this many pixels.
-        labeled: Whether labels are read (and must exist); otherwise they are all 0.
-    """
-
-    def __init__(
-        self, root: Path, names: Sequence[str], num_classes: int, short_side: int, labeled: bool = True
-    ) -> None:
-        images = find_images(root)
-        for name in names:
-            if name not in images:
-                raise ValueError(f"{root / 'images'}: no image named {name} ({', '.join(IMAGE_SUFFIXES)})")
-            if labeled and not label_path(root, name).is_file():
-                raise ValueError(f"{label_path(root, name)}: missing; every labeled and test image needs a label")
-        self.root, self.names, self.num_classes = root, list(names), num_classes
-        self.short_side, self.labeled = short_side, labeled
-        self._images = [images[name] for name in names]
-        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image ``(3, H, W)`` uint8 and label ``(H, W)`` int64."""
-        if index not in self._pairs:
-            self._pairs[index] = self._read(index)
-        image, label = self._pairs[index]
-        return image, label.long()
-
-    def check(self) -> None:
-        """Reads every pair, so that a bad file is told of before the training starts."""
-        for index in range(len(self)):
-            self[index]
-
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
-        path = self._images[index]
-        try:
-            image = Image.open(path).convert("RGB")
-        except OSError as error:
-            raise ValueError(f"{path}: not a readable image ({error})") from error
-        factor = min(1.0, self.short_side / min(image.size))
-        size = (round(image.width * factor), round(image.height * factor))
-        pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
-        if not self.labeled:
-            return pixels.contiguous(), torch.zeros(size[::-1], dtype=torch.uint8)
-        label = read_label(label_path(self.root, self.names[index]), self.num_classes)
-        if label.size != image.size:
-            raise ValueError(
-                f"{label_path(self.root, self.names[index])}: expected the size of {path.name}, "
-                f"{image.width}x{image.height}, found {label.width}x{label.height}"
-            )
-        reduced = np.array(label.resize(size, Image.Resampling.NEAREST))
-        return pixels.contiguous(), torch.from_numpy(reduced)
-
-
 def label_path(root: Path, name: str) -> Path:
     """Where the label of an image is."""
     return root / "labels" / f"{name}.png"
-
-
-def read_label(path: Path, num_classes: int) -> Image.Image:
-    """A checked label image of mode L: 0..C-1 or 255."""
-    try:
-        label = Image.open(path)
-        label.load()
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
-    values = np.array(label)
-    if values.ndim != 2:
-        raise ValueError(
-            f"{path}: expected one class index per pixel (a grayscale or palette PNG), found colors (mode {label.mode})"
-        )
-    values = values.astype(np.int64)
-    wrong = values[(values >= num_classes) & (values != IGNORE_INDEX) | (values < 0)]
-    if wrong.size:
-        raise ValueError(
-            f"{path}: expected labels 0..{num_classes - 1} or {IGNORE_INDEX} (ignored), found {int(wrong[0])} "
-            f"in {wrong.size} pixels"
-        )
-    return Image.fromarray(values.astype(np.uint8))
 
 
 def find_images(root: Path) -> dict[str, Path]:
@@ -120,12 +33,7 @@ def find_images(root: Path) -> dict[str, Path]:
 
 def read_names(path: Path) -> list[str]:
     """Names listed in a text file, one per line; suffixes are dropped."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    names = [Path(line.strip()).stem for line in path.read_text().splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path}: lists no images")
-    return names
+    return [Path(line).stem for line in lines_of(path)]
 
 
 def load_folder(root: Path, num_classes: int, crop: int, seed: int) -> SegmentationData:
@@ -170,8 +78,15 @@ def assemble(
 ) -> SegmentationData:
     """Datasets of the labeled, unlabeled and test names, checked."""
     short_side = round(MARGIN * crop)
+    images = find_images(root)
+    for name in {name for names in lists for name in names} - images.keys():
+        raise ValueError(f"{root / 'images'}: no image named {name} ({', '.join(IMAGE_SUFFIXES)})")
     labeled, unlabeled, test = (
-        FolderDataset(root, names, len(class_names), short_side, labeled=index != 1)
+        PairDataset(
+            [Pair(images[name], None if index == 1 else label_path(root, name)) for name in names],
+            len(class_names),
+            short_side,
+        )
         for index, names in enumerate(lists)
     )
     labeled.check()

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from brpg_lib.examples.data.camvid import load_camvid
-from brpg_lib.examples.data.folder import FolderDataset, load_folder
+from brpg_lib.examples.data.folder import load_folder
+from brpg_lib.examples.data.pairs import Pair, PairDataset
 
 
 @pytest.fixture
@@ -18,6 +19,10 @@ def root(tmp_path):
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"images/i{i}.png")
         write_label(tmp_path, f"i{i}", rng.integers(0, 3, (20, 30), dtype=np.uint8))
     return tmp_path
+
+
+def pair(root, name):
+    return Pair(root / f"images/{name}.png", root / f"labels/{name}.png")
 
 
 def write_label(root, name, values):
@@ -55,7 +60,7 @@ def test_ignored_pixels_and_reduction(root):
     values = np.zeros((20, 30), np.uint8)
     values[:, :15] = 255
     write_label(root, "i0", values)
-    image, label = FolderDataset(root, ["i0"], 3, short_side=10)[0]
+    image, label = PairDataset([pair(root, "i0")], 3, short_side=10)[0]
     assert image.shape == (3, 10, 15)
     assert label.shape == (10, 15)
     assert label.dtype == torch.int64
@@ -64,8 +69,8 @@ def test_ignored_pixels_and_reduction(root):
 
 def test_unlabeled_images_need_no_label(root):
     (root / "labels/i3.png").unlink()
-    assert FolderDataset(root, ["i3"], 3, 20, labeled=False)[0][1].sum() == 0
-    fails(lambda: FolderDataset(root, ["i3"], 3, 20), "i3.png", "missing")
+    assert PairDataset([pair(root, "i3")._replace(label=None)], 3)[0][1].sum() == 0
+    fails(lambda: PairDataset([pair(root, "i3")], 3), "i3.png", "missing")
 
 
 def test_missing_directory(tmp_path):
