@@ -6,6 +6,7 @@ import datetime
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -24,6 +25,9 @@ PRELOADED = [
     "brpg_lib.kernels.taps_numba",
     "builders",
 ]
+os.environ.setdefault(
+    "TORCHINDUCTOR_COMPILE_THREADS", "1"
+)  # or importing torch._dynamo may start threads, before forking
 Job = Callable[..., None]
 """``job(index, ranks, folder, *arguments)``."""
 
@@ -35,30 +39,36 @@ def context() -> Any:
     return found
 
 
-def member(job: Job, index: int, ranks: int, folder: Path, store: Path, arguments: tuple[Any, ...]) -> None:
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def member(job: Job, index: int, ranks: int, folder: Path, port: int, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     if ranks > 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             "gloo",
-            init_method=f"file://{store}",
+            init_method=f"tcp://127.0.0.1:{port}",
             rank=index,
             world_size=ranks,
             timeout=datetime.timedelta(seconds=60),
         )
-    try:
-        job(index, ranks, folder, *arguments)
-    finally:
-        if ranks > 1:
-            dist.destroy_process_group()
+    job(index, ranks, folder, *arguments)
+    if ranks > 1:
+        dist.barrier()
+        os._exit(0)  # in torch 2.4, destroying the process group may hang
 
 
 def start(job: Job, ranks: int, folder: Path, *arguments: Any) -> list[BaseProcess]:
     """Start a job on all ranks."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = folder / f"store-{time.monotonic_ns()}"
+    port = free_port()
     processes = [
-        context().Process(target=member, args=(job, index, ranks, folder, store, arguments)) for index in range(ranks)
+        context().Process(target=member, args=(job, index, ranks, folder, port, arguments)) for index in range(ranks)
     ]
     for process in processes:
         process.start()

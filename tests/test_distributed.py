@@ -317,9 +317,9 @@ def counting(index: int, ranks: int, folder: Path) -> None:
     def noted(name: str) -> None:
         original = getattr(dist, name)
 
-        def call(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
-            calls.append([name, tensor.nbytes if isinstance(tensor, Tensor) else 0])
-            return original(tensor, *arguments, **options)
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append([name, sum(value.nbytes for value in arguments if isinstance(value, Tensor))])
+            return original(*arguments, **options)
 
         setattr(dist, name, call)
 
@@ -427,6 +427,7 @@ def compiled(index: int, ranks: int, folder: Path) -> None:
     torch.save(state(module), folder / f"{index}.pt")
 
 
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot compile collectives of the default group")
 def test_the_learn_step_of_two_ranks_compiles_without_graph_breaks(tmp_path: Path) -> None:
     one, two = on_ranks(compiled, 2, tmp_path)
     assert same(one, two)
