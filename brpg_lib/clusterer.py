@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum, share_of
@@ -13,6 +13,7 @@ from brpg_lib.kernels.kmeans import kmeans
 from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
 from brpg_lib.queue import FeatureQueue
+from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, describe, is_integer, require, require_integer
 
 
@@ -30,7 +31,7 @@ class Prototypes(NamedTuple):
     inertia: Tensor
 
 
-class OnlineClusterer(nn.Module):
+class OnlineClusterer(StateModule):
     """Clusters the queues of all classes and groups at once, with k-means on the raw features.
 
     A queue with fewer distinct rows than prototypes gives as many as it can; an empty one gives none. The ranks of a

@@ -141,6 +141,7 @@ def keep_out_of_ddp(model: nn.Module) -> None:
 
 def _device(device: torch.device, group: ProcessGroup) -> torch.device:
     """Where a tensor must lie to be sent: NCCL sends from GPUs only."""
-    if device.type == "cpu" and dist.get_backend(group) == "nccl":
+    backend = dist.get_backend(group)  # such as "nccl", or "cpu:gloo,cuda:nccl"
+    if device.type == "cpu" and "nccl" in backend and "cpu:" not in backend:
         return torch.device("cuda", torch.cuda.current_device())
     return device

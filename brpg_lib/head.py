@@ -206,8 +206,11 @@ class PrototypeHead(StateModule):
     @property
     def samples_weak_views(self) -> bool:
         """Whether the next call samples ``weak_features``; where not, a trainer may save the work of making them."""
-        phase = self.phase
-        return phase is Phase.COLLECT or (phase is Phase.LEARN and self.schedule.recluster_every is not None)
+        if self.settled or self.phase is Phase.WARMUP:
+            return False
+        if self.phase is Phase.COLLECT or self.schedule.recluster_every is not None:
+            return True
+        return any(self.bank.present) and bool(self._awaited().any())
 
     def forward(
         self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, iteration: int | None = None
@@ -493,7 +496,7 @@ class PrototypeHead(StateModule):
             dropped,
         )
         total = self._exchange(own, now, _Activity.LEARN) if self.training else own
-        loss, weight, count, right = total.terms.unbind(1)
+        loss, weight, count, right = total.terms.clone().unbind(1)  # or a metric that is kept would keep all sums
         hit, expected = diagnostics.used(total.hits, self.bank.mask)
         mean, accuracy = mean_loss(loss, weight), right / count.clamp(min=1)
         metrics = {
@@ -521,7 +524,8 @@ class PrototypeHead(StateModule):
         """Zero losses that still reach every feature map, so that DDP finds all parameters used."""
         zeros = [batch.features[:0].float().sum() for batch in (labeled, unlabeled) if batch is not None]
         nothing = torch.zeros((), device=labeled.features.device)
-        return _Losses(zeros[0], zeros[1] if len(zeros) > 1 else nothing, dict.fromkeys(LEARN_METRICS, nothing))
+        metrics = {name: nothing.clone() for name in LEARN_METRICS}
+        return _Losses(zeros[0], zeros[1] if len(zeros) > 1 else nothing, metrics)
 
     def get_extra_state(self) -> Tensor:
         """What a checkpoint says about the head that wrote it, beside the buffers: packed JSON."""
@@ -574,6 +578,10 @@ class PrototypeHead(StateModule):
             if values["version"] < 2:
                 state_dict = {f"{prefix}idle": torch.zeros_like(self.idle)} | state_dict
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        # What is not saved may have had no values (meta device), or tell of ranks that were out of step before.
+        device = self.dropped.device
+        self.clock = torch.zeros((), dtype=torch.int64, device=device)
+        self.in_step = torch.ones(3, dtype=torch.bool, device=device)
 
     def extra_repr(self) -> str:
         """Sizes and progress, for ``print(head)``."""

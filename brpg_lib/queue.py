@@ -83,7 +83,9 @@ class FeatureQueue(StateModule):
         self.register_buffer("confidence", zeros(num_classes, self.num_groups, self.capacity, device=device))
         self.register_buffer("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0])
         # Free places have confidence -1, so that every row is better than none.
-        self.register_buffer("fallback_confidence", torch.full((num_classes, self.fallback_capacity), -1.0).to(device))
+        self.register_buffer(
+            "fallback_confidence", torch.full((num_classes, self.fallback_capacity), -1.0, device=device)
+        )
         for name in ("rows", "cursor"):
             self.register_buffer(name, zeros(num_classes, 2, dtype=torch.int64, device=device))
         self.register_buffer("dropped", zeros((), dtype=torch.int64, device=device))

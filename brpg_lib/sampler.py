@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,9 +97,16 @@ class ConfidenceSampler(StateModule):
         self.process_group = process_group
         self.register_buffer("thresholds", torch.full((num_classes,), confidence_threshold))
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        fixed = torch.zeros(num_classes, dtype=torch.bool)
-        fixed[list(self.config.fixed_threshold_classes)] = True
-        self.register_buffer("_fixed", fixed, persistent=False)
+        self.register_buffer("_fixed", self._fixed_classes(torch.get_default_device()), persistent=False)
+
+    def _fixed_classes(self, device: torch.device) -> Tensor:
+        """Which classes keep the constant threshold: ``(C,)`` bool."""
+        fixed = torch.tensor(self.config.fixed_threshold_classes, dtype=torch.int64, device=device)
+        return (torch.arange(self.num_classes, device=device)[:, None] == fixed).any(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._fixed = self._fixed_classes(self.thresholds.device)  # on the meta device it had no values
 
     def class_thresholds(self) -> Tensor:
         """The confidence threshold ``t_c`` of each class in force: ``(C,)`` float32."""
@@ -220,13 +228,14 @@ class ConfidenceSampler(StateModule):
         labels = torch.where(has_class, labels, 0)
         true_probability = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
         counted = has_class & true_probability.isfinite()
-        sums = torch.zeros(2, self.num_classes, device=labels.device)
-        sums[0].index_add_(0, labels.flatten(), torch.where(counted, true_probability, 0.0).flatten())
-        sums[1].index_add_(0, labels.flatten(), counted.float().flatten())
+        # Float32 would lose the small addends of a million pixels.
+        sums = torch.zeros(2, self.num_classes, device=labels.device, dtype=torch.float64)
+        sums[0].index_add_(0, labels.flatten(), torch.where(counted, true_probability, 0.0).flatten().double())
+        sums[1].index_add_(0, labels.flatten(), counted.flatten().double())
         all_reduce_sum(sums, self.process_group)
         mean = sums[0] / sums[1].clamp(min=1)
         momentum = self.config.adaptive_momentum
-        moved = momentum * self.thresholds + (1 - momentum) * mean
+        moved = momentum * self.thresholds + (1 - momentum) * mean.float()
         self.thresholds.copy_(torch.where(sums[1] > 0, moved, self.thresholds))
 
 

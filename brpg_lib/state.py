@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +18,16 @@ class StateModule(nn.Module):
 
     ``model.half()`` on a model that holds a bank must not round its prototypes.
     """
+
+    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
+        """A copy that belongs to the same process group, which itself cannot be copied."""
+        group = getattr(self, "process_group", None)
+        if group is not None:
+            memo[id(group)] = group
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return twin
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:

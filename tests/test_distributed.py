@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,9 @@ def groups(index: int, ranks: int, folder: Path) -> None:
     module = PrototypeHead(3, 5, schedule, config, seed=index // 2, process_group=pairs[index // 2])
     for step in range(7 + index // 2):
         module(*images(step, index))
+    twin = copy.deepcopy(nn.ModuleDict({"head": module, "clusterer": module.clusterer}))
+    assert twin["head"].process_group is twin["clusterer"].process_group is pairs[index // 2]
+    assert same(state(twin["head"]), state(module))
     torch.save(state(module), folder / f"{index}.pt")
 
 

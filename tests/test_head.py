@@ -518,6 +518,16 @@ def test_a_class_joins_late() -> None:
     assert module.queue.features.numel() == 0, "the queues are free once every class has prototypes"
 
 
+def test_weak_views_are_wanted_while_a_class_is_awaited() -> None:
+    module = run(head(), 6, absent=(2,))
+    assert not module.samples_weak_views
+    module(fresh(labeled(0), logits=None), unlabeled(0))  # shows class 2, cannot be sampled
+    assert module.samples_weak_views
+    run(module, 2)
+    assert all(module.bank.present)
+    assert not module.samples_weak_views
+
+
 def test_a_class_that_never_comes_costs_no_sampling() -> None:
     module = run(head(), 5, absent=(2,))
     before = state(module.sampler), module.queue.rows.clone()
@@ -706,6 +716,17 @@ def test_half_precision_queues_are_nearly_as_good(dtype: torch.dtype) -> None:
     assert (half.bank.similarity(centers := exact.bank.prototypes[:, 0, 0]).argmax(1) == torch.arange(3)).all()
     assert step(half)[0].loss.item() == pytest.approx(step(exact)[0].loss.item(), rel=0.1)
     assert centers.dtype == torch.float32
+
+
+def test_metrics_are_numbers_of_their_own() -> None:
+    """Somebody may add up in them."""
+    for out in (step(head())[0], step(learning_head())[0]):
+        before = {name: value.clone() for name, value in out.metrics.items()}
+        out.metrics["points_labeled"] += 5
+        assert out.loss_unlabeled == 0 or out.phase is Phase.LEARN
+        for name, value in out.metrics.items():
+            assert name == "points_labeled" or torch.equal(value, before[name])
+            assert value.untyped_storage().nbytes() <= 64, name
 
 
 def test_metrics_tell_collapsed_prototypes_and_one_warning_does() -> None:

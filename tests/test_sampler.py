@@ -312,3 +312,12 @@ def test_bad_input_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in sampler.state_dict().items())
     with pytest.raises(ValueError, match="fixed_threshold_classes: expected classes below 3, found 3"):
         ConfidenceSampler(3, fixed_threshold_classes=(3,))
+
+
+def test_thresholds_of_a_million_pixels_are_exact() -> None:
+    """One by one in float32, so many numbers do not add up."""
+    sampler = ConfidenceSampler(2, class_adaptive=(0.0, 1.0), adaptive_momentum=0.0)
+    logits = torch.tensor([0.9, 0.1]).log()[None, :, None, None].expand(1, 2, 3, 3)
+    labels = torch.zeros(1, 1500, 1500, dtype=torch.int64)
+    sampler(LabeledBatch(torch.ones(1, 4, 3, 3), logits, labels))
+    assert sampler.thresholds[0].item() == pytest.approx(0.9, abs=1e-5)

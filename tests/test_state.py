@@ -136,7 +136,20 @@ def test_a_meta_head_loads_by_assignment() -> None:
         empty = head()
     empty.load_state_dict(saved(module), assign=True)
     assert empty.bank.present == [True] * 3
-    assert same(state(empty)["bank.prototypes"], state(module)["bank.prototypes"])
+    assert_goes_on(module, empty)
+
+
+def test_a_head_of_values_by_chance_loads() -> None:
+    options: dict[str, Any] = {"recluster_every": 3, "class_adaptive": (0.2, 0.9), "fixed_threshold_classes": (1,)}
+    module = run(head(**options), 6)
+    with torch.device("meta"):
+        empty = head(queue_device="cpu", **options)
+        empty = head(**options)
+    empty = empty.to_empty(device="cpu")
+    for name, buffer in empty.named_buffers():
+        buffer.fill_(1 if name == "queue.rows" else 0)
+    empty.load_state_dict(saved(module))
+    assert_goes_on(module, empty)
 
 
 @pytest.mark.parametrize(

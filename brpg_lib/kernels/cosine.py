@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from brpg_lib.kernels.vectors import MAX_NORM, MIN_NORM
 
@@ -39,6 +40,7 @@ class _Cosine(torch.autograd.Function):
         return similarity.masked_fill(~(finite & exists), -torch.inf)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         features, directions, similarity, inverse = ctx.saved_tensors
         scaled = gradients[0] * inverse
