@@ -6,6 +6,8 @@ synchronized batch norm becomes plain batch norm. Works under torchrun too. Wher
 
 from __future__ import annotations
 
+import atexit
+import os
 import runpy
 import sys
 import warnings
@@ -52,7 +54,12 @@ def run_script(script: str, arguments: Sequence[str]) -> None:
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")
     if dist.is_initialized():
-        dist.destroy_process_group()  # else gloo may abort at exit, which NCCL does not
+        # gloo may abort while Python takes its threads down, which NCCL does not: leave before, once all are done.
+        dist.barrier()
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
 
 
 def main() -> None:
