@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -149,24 +151,18 @@ class PrototypeContrastiveLoss(nn.Module):
 
     def sums(self, similarity: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Numerator and denominator of the mean, as ``()`` float32: ranks that share a mean add them up."""
-        losses, weights = weighted_losses(
-            similarity,
-            classes,
-            temperature=self.config.temperature,
-            weight=self.weight,
-            misclassified_weight=self.config.misclassified_weight,
-            ignore_index=self.config.ignore_index,
-        )
+        losses, weights = weighted_losses(similarity, classes, **self._options())
         return losses.sum(), weights.sum()
 
     def forward(self, similarity: Tensor, classes: Tensor) -> Tensor:
         """The loss of ``similarity (N, C)`` for ``classes (N,)``."""
-        return prototype_contrastive_loss(
-            similarity,
-            classes,
-            temperature=self.config.temperature,
-            weight=self.weight,
-            misclassified_weight=self.config.misclassified_weight,
-            ignore_index=self.config.ignore_index,
-            reduction=self.reduction,
-        )
+        return prototype_contrastive_loss(similarity, classes, **self._options(), reduction=self.reduction)
+
+    def _options(self) -> dict[str, Any]:
+        """What the functions above take, as this module was made."""
+        return {
+            "temperature": self.config.temperature,
+            "weight": self.weight,
+            "misclassified_weight": self.config.misclassified_weight,
+            "ignore_index": self.config.ignore_index,
+        }

@@ -13,7 +13,7 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.distributed import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
-from brpg_lib.kernels.vectors import MAX_NORM
+from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, require, require_integer
 
@@ -156,7 +156,7 @@ class ConfidenceSampler(StateModule):
         labels = torch.where(has_class, labels, 0)
         probability = _probability(labeled.logits)
         confidence, predicted = probability.max(dim=1)
-        usable = confidence.isfinite() & _finite(labeled.features)
+        usable = confidence.isfinite() & is_finite(labeled.features).flatten()
         high = confidence >= self.class_thresholds()[labels]
         above_floor = confidence > (config.confidence_floor if config.class_adaptive is None else -1.0)
         groups = torch.where(high, HIGH, torch.where(above_floor, LOW, -1))
@@ -171,7 +171,7 @@ class ConfidenceSampler(StateModule):
             shown = torch.ones_like(predicted, dtype=torch.bool)
             if unlabeled.weak_valid is not None:
                 shown = _labels_at(unlabeled.weak_valid, unlabeled.weak_features.shape[2:]).flatten() > 0
-            weak_usable = confidence.isfinite() & _finite(unlabeled.weak_features)
+            weak_usable = confidence.isfinite() & is_finite(unlabeled.weak_features).flatten()
             groups = torch.where(shown & weak_usable & (confidence >= config.confidence_threshold), HIGH, -1)
             pixels.append(_Pixels(unlabeled.weak_features, predicted, groups, confidence))
             dropped.append((shown & ~weak_usable).sum())
@@ -259,12 +259,6 @@ class _Pixels:
 def _probability(logits: Tensor) -> Tensor:
     """Class probabilities ``(B * h * w, C)`` float32."""
     return logits.float().softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _finite(maps: Tensor) -> Tensor:
-    """Whether the feature vector of each pixel can be computed with: ``(B * h * w,)`` bool."""
-    norm: Tensor = torch.linalg.vector_norm(maps.detach().float(), dim=1)
-    return (norm <= MAX_NORM).flatten()
 
 
 def _labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:

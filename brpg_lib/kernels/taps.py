@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.kernels.optional import works
-from brpg_lib.kernels.vectors import MAX_NORM
+from brpg_lib.kernels.vectors import is_finite
 
 
 @torch.library.custom_op(
@@ -50,8 +50,7 @@ def weighted_taps(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) 
             place = places[:, members]
             taps = maps[index].flatten(1).gather(1, place.flatten().expand(maps.shape[1], -1))
             values[members] = taps.float().unflatten(1, place.shape).mul_(weights[:, members]).sum(1).mT
-    unusable = ~(torch.linalg.vector_norm(values, dim=1, keepdim=True) <= MAX_NORM)
-    return values.masked_fill_(unusable, 0.0)
+    return values.masked_fill_(~is_finite(values)[:, None], 0.0)
 
 
 @torch.library.custom_op(

@@ -11,7 +11,10 @@ MAX_NORM = 1e15
 
 
 def is_finite(rows: Tensor) -> Tensor:
-    """Rows ``(N, D)`` whose length is finite, and short enough to be squared in float32: ``(N,)`` bool."""
+    """Rows ``(N, D)`` whose length is finite, and short enough to be squared in float32: ``(N,)`` bool.
+
+    Of maps ``(B, D, h, w)``, which pixels: ``(B, h, w)``.
+    """
     return _norm(rows) <= MAX_NORM
 
 
