@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from brpg_lib import ProjectionHead
-from brpg_lib.examples.models import CompactNet, Prediction, drop_channels, enlarge
+from brpg_lib.examples.networks.base import Segmenter
+from brpg_lib.examples.networks.compact import CompactNet
 
 CHANNELS = 256
 """Channels of the decoder, from which the projection starts."""
 
 
-class DeepLab(nn.Module):
+class DeepLab(Segmenter):
     """ResNet-50 with DeepLabV3, random weights, and an optional representation branch; features at 1/8 of the image."""
 
     def __init__(self, num_classes: int, feature_dim: int | None) -> None:
@@ -24,19 +25,17 @@ class DeepLab(nn.Module):
         self.decoder = nn.Sequential(*decoder)
         self.projection = None if feature_dim is None else ProjectionHead(CHANNELS, feature_dim)
 
-    def forward(self, images: Tensor, features: int = 0, perturb: torch.Generator | None = None) -> Prediction:
-        """As :meth:`brpg_lib.examples.models.CompactNet.forward`."""
-        encoded = self.backbone(images)["out"]
-        decoded = self.decoder(encoded)
-        low_logits = self.classifier(decoded)
-        represented = self.projection(decoded[:features]) if features and self.projection is not None else None
-        perturbed = None
-        if perturb is not None:
-            perturbed = enlarge(self.classifier(self.decoder(drop_channels(encoded, perturb))), images)
-        return Prediction(enlarge(low_logits, images), low_logits, represented, perturbed)
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """One map of the backbone."""
+        return [self.backbone(images)["out"]]
+
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """Atrous pyramid and fusion."""
+        decoded: Tensor = self.decoder(maps[0])
+        return decoded
 
 
-def network(num_classes: int, feature_dim: int | None, tiny: bool) -> nn.Module:
+def network(num_classes: int, feature_dim: int | None, tiny: bool) -> Segmenter:
     """The network, or a tiny one in its place; the same weights with and without the branch, which is built last."""
     torch.manual_seed(0)
     return CompactNet(num_classes, feature_dim, width=8) if tiny else DeepLab(num_classes, feature_dim)

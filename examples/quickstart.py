@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
 from brpg_lib.examples.data.augment import to_float
 from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
-from brpg_lib.examples.models import CompactNet
+from brpg_lib.examples.networks.compact import CompactNet
 
 STEPS, BATCH = 150, 8
 

@@ -8,6 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 IGNORE_INDEX = 255
+IMAGE_CENTER, IMAGE_SPREAD = 127.5, 64.0
 
 
 class WeakAugment:
@@ -48,7 +49,7 @@ def strong_augment(blur: float = 1.0) -> v2.Transform:
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 images -> float32 around 0."""
-    return images.float().sub_(127.5).div_(64.0)
+    return images.float().sub_(IMAGE_CENTER).div_(IMAGE_SPREAD)
 
 
 def cutmix_boxes(count: int, size: int, area: tuple[float, float] = (0.1, 0.4), p: float = 0.5) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from brpg_lib import PrototypeHead
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import Batch
-from brpg_lib.examples.models import CompactNet
+from brpg_lib.examples.networks.base import Segmenter
 
 
 class Trainer(nn.Module, ABC):
@@ -29,7 +29,7 @@ class Trainer(nn.Module, ABC):
 
     strong_views = 1
 
-    def __init__(self, model: CompactNet, head: PrototypeHead | None, iterations: int, seed: int) -> None:
+    def __init__(self, model: Segmenter, head: PrototypeHead | None, iterations: int, seed: int) -> None:
         super().__init__()
         self.model, self.head = model, head
         self.iterations, self.seed = iterations, seed
@@ -42,7 +42,7 @@ class Trainer(nn.Module, ABC):
         """Called after the optimizer has moved."""
 
     @property
-    def evaluated(self) -> CompactNet:
+    def evaluated(self) -> Segmenter:
         """The network to evaluate."""
         return self.model
 

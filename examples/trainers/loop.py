@@ -15,7 +15,8 @@ from brpg_lib.examples.data.augment import IGNORE_INDEX, to_float
 from brpg_lib.examples.data.batches import BatchSource, Pairs, SegmentationData
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.metrics import evaluate
-from brpg_lib.examples.models import CompactNet
+from brpg_lib.examples.networks.base import Segmenter
+from brpg_lib.examples.networks.compact import CompactNet
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.supervised import SupervisedTrainer
@@ -162,7 +163,7 @@ def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, se
     return summary
 
 
-def predict(model: CompactNet, pairs: Pairs, device: str) -> list[Tensor]:
+def predict(model: Segmenter, pairs: Pairs, device: str) -> list[Tensor]:
     """Class per pixel of every image, at the size of its label."""
     predictions = []
     for index in range(len(pairs)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from brpg_lib import LabeledBatch, PrototypeHead, UnlabeledBatch
 from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
 from brpg_lib.examples.data.batches import Batch
-from brpg_lib.examples.models import CompactNet
+from brpg_lib.examples.networks.base import Segmenter
 from brpg_lib.examples.trainers.base import Trainer, cross_entropy, untracked
 
 
@@ -24,12 +24,12 @@ class U2PLTrainer(Trainer):
     dropped = 0.2  # share of the pixels that are left out at first
     decay = 0.99
 
-    def __init__(self, model: CompactNet, head: PrototypeHead | None, iterations: int, seed: int) -> None:
+    def __init__(self, model: Segmenter, head: PrototypeHead | None, iterations: int, seed: int) -> None:
         super().__init__(model, head, iterations, seed)
         self.teacher = copy.deepcopy(model).requires_grad_(False)
 
     @property
-    def evaluated(self) -> CompactNet:
+    def evaluated(self) -> Segmenter:
         """The teacher."""
         return self.teacher
 

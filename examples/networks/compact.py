@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brpg_lib import ProjectionHead
-
-
-class Prediction(NamedTuple):
-    """What the network returns.
-
-    Attributes:
-        logits: ``(B, C, H, W)`` at image resolution.
-        low_logits: ``(B, C, h, w)`` at feature resolution.
-        features: ``(n, D, h, w)`` of the first ``n`` images, or None if none were asked for.
-        perturbed_logits: ``(B, C, H, W)`` of the perturbed features, or None if not asked for.
-    """
-
-    logits: Tensor
-    low_logits: Tensor
-    features: Tensor | None
-    perturbed_logits: Tensor | None
+from brpg_lib.examples.networks.base import Segmenter, enlarge
 
 
 def conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
@@ -48,7 +30,7 @@ class Residual(nn.Module):
         return F.relu(x + self.body(x))
 
 
-class CompactNet(nn.Module):
+class CompactNet(Segmenter):
     """A small U-shaped segmentation network with an optional representation branch.
 
     The branch is built last, so that the initial weights of everything else do not depend on it.
@@ -75,43 +57,18 @@ class CompactNet(nn.Module):
         self.classifier = nn.Conv2d(2 * width, num_classes, 1)
         self.projection = None if feature_dim is None else ProjectionHead(2 * width, feature_dim)
 
-    def forward(self, images: Tensor, features: int = 0, perturb: torch.Generator | None = None) -> Prediction:
-        """Segments a batch.
-
-        Args:
-            images: ``(B, 3, H, W)``.
-            features: For how many images, from the first on, to compute the representation.
-            perturb: Generator of a channel dropout between encoder and decoder, for a second set of logits.
-        """
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Maps at three scales, the finest first."""
         maps = []
         x = images
         for stage in self.encoder:
             x = stage(x)
             maps.append(x)
-        decoded = self._decode(maps)
-        low_logits = self.classifier(decoded)
-        represented = None
-        if features and self.projection is not None:
-            represented = self.projection(decoded[:features])
-        perturbed = None
-        if perturb is not None:
-            dropped = [drop_channels(m, perturb) for m in maps]
-            perturbed = enlarge(self.classifier(self._decode(dropped)), images)
-        return Prediction(enlarge(low_logits, images), low_logits, represented, perturbed)
+        return maps
 
-    def _decode(self, maps: list[Tensor]) -> Tensor:
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """From the coarsest to the finest, each added to what comes from below."""
         fine, middle, x = (lateral(m) for lateral, m in zip(self.lateral, maps, strict=True))
         for merge, skip in zip(self.merge, (middle, fine), strict=True):
             x = merge(enlarge(x, skip) + skip)
         return x
-
-
-def enlarge(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear interpolation to the height and width of another tensor."""
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
-
-
-def drop_channels(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Dropout2d with p = 0.5 from a generator of its own, so that nothing else changes its draws."""
-    keep = torch.rand(x.shape[:2], generator=generator, device=generator.device).to(x.device) >= 0.5
-    return x * (2.0 * keep)[..., None, None]

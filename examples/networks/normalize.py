@@ -1,0 +1,26 @@
+"""From the range of the trainers' images to the one that ImageNet weights expect."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from brpg_lib.examples.data.augment import IMAGE_CENTER, IMAGE_SPREAD
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class ImageNetNormalize(nn.Module):
+    """Undoes :func:`~brpg_lib.examples.data.augment.to_float`; then ImageNet's mean and standard deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+        self.register_buffer("scale", IMAGE_SPREAD / std, persistent=False)
+        self.register_buffer("shift", (IMAGE_CENTER - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` to the same shape."""
+        normalized: Tensor = images * self.scale + self.shift
+        return normalized

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from brpg_lib.examples.data.augment import to_float
+from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
+
+TRIED = ("compact", "resnet50", "xception65", "segformer_b0")
+"""One of each kind; the others differ in depth only."""
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_prediction_has_the_promised_shapes_and_gradients(name):
+    torch.manual_seed(0)
+    network = build_network(name, num_classes=5, feature_dim=8)
+    images = torch.randn(2, 3, 65, 65)
+    found = network(images, features=1, perturb=torch.Generator().manual_seed(0))
+    assert found.logits.shape == found.perturbed_logits.shape == (2, 5, 65, 65)
+    assert found.features.shape == (1, 8, *found.low_logits.shape[-2:])
+    assert found.low_logits.shape[-1] in (16, 17)  # a quarter of the image
+    assert not torch.equal(found.logits, found.perturbed_logits)
+    (found.logits.square().mean() + found.features.square().mean() + found.perturbed_logits.square().mean()).backward()
+    idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert idle == []  # DistributedDataParallel would wait for them
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_shared_weights_do_not_depend_on_the_branch(name):
+    states = []
+    for feature_dim in (None, 8):
+        torch.manual_seed(0)
+        states.append(build_network(name, 5, feature_dim).state_dict())
+    assert not any(key.startswith("projection") for key in states[0])
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_new_modules_leave_out_the_pretrained_encoder():
+    network = build_network("resnet50", 5, 8)
+    new = {id(p) for module in network.new_modules() for p in module.parameters()}
+    encoder = {id(p) for p in network.encoder.parameters()}
+    assert not new & encoder
+    assert new | encoder == {id(p) for p in network.parameters()}
+
+
+def test_images_are_normalized_as_imagenet_weights_expect():
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    torch.testing.assert_close(ImageNetNormalize()(to_float(images)), (images.float() - mean) / std)
+
+
+def test_multi_grid_widens_the_last_stage():
+    network = build_network("resnet50", 5, None)
+    modules = dict(network.encoder.body.named_modules())
+    assert [modules[f"layer4.{block}.conv2"].dilation[0] for block in range(3)] == [4, 8, 16]
+
+
+def test_unknown_network_is_named():
+    with pytest.raises(ValueError, match=r"network: expected one of compact, resnet50.*found 'vgg'"):
+        build_network("vgg", 5, None)
+
+
+def test_weights_that_cannot_be_downloaded_are_told_of(monkeypatch):
+    from torchvision.models import resnet
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(resnet.ResNet50_Weights, "get_state_dict", offline)
+    with pytest.raises(ValueError, match=r"weights of resnet50 could not be downloaded \(no route to host\)"):
+        build_network("resnet50", 5, None, pretrained=True)
