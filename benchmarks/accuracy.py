@@ -18,6 +18,7 @@ from brpg_lib.benchmarks import accuracy_report, command
 from brpg_lib.benchmarks.accuracy_report import BASELINE
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.examples.demo import run_apart
+from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.files import write_atomically
 
@@ -83,6 +84,8 @@ def runs_of(arguments: argparse.Namespace) -> list[Run]:
                     root=arguments.root,
                     split=split.format(seed=seed) if split else None,
                     num_classes=arguments.num_classes,
+                    network=arguments.network,
+                    pretrained=arguments.pretrained,
                     overrides=arguments.set,
                 )
                 for variant in arguments.variants:
@@ -135,6 +138,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=[BASELINE, HEAD], metavar="NAME",
                    help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
+    p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
+                   help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
+    p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="a setting of the head, in JSON; may be repeated")  # fmt: skip
     p.add_argument("--budget", type=int, metavar="STEPS", help="steps of each training (default: by framework)")

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.report import write_report
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.examples.trainers.loop import train
@@ -35,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "directory with labeled.txt and unlabeled.txt, and val.txt where the dataset has no list to test on",
     )
     p.add_argument("--num-classes", type=int, help="folder: number of classes; labels are 0..N-1, or 255 where ignored")
+    p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
+                   help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
+    p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--seed", type=int, default=0, help="seed of both runs (default: %(default)s)")
     p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
     p.add_argument("--iters", type=int, help="training steps of each run (default: 400 for u2pl, 320 for unimatch)")
@@ -63,6 +67,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         root=arguments.root,
         split=arguments.split,
         num_classes=arguments.num_classes,
+        network=arguments.network,
+        pretrained=arguments.pretrained,
     )
     for flag, value, least in (
         ("--iters", settings.iterations, 1),

@@ -40,7 +40,9 @@ class Settings:
         num_classes: Number of classes (folder).
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        width: Width of the network.
+        network: One of :data:`brpg_lib.examples.networks.NAMES`.
+        pretrained: Whether its encoder starts from ImageNet weights.
+        width: Width of the compact network.
         feature_dim: Channels of the representation.
         overrides: Fields of the head's ``BRPGConfig`` and ``Schedule`` that differ from the ones below.
     """
@@ -57,6 +59,8 @@ class Settings:
     num_classes: int | None = None
     learning_rate: float = 6e-3
     weight_decay: float = 1e-2
+    network: str = "compact"
+    pretrained: bool = False
     width: int = 32
     feature_dim: int = 32
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -128,8 +132,8 @@ class Settings:
         if self.split is None:
             raise ValueError(f"--data {self.data} needs --split, a directory with labeled.txt and unlabeled.txt")
         split = Path(self.split).expanduser()
-        val = split / "val.txt"
-        return LAYOUTS[self.data].load(root, split, val if val.is_file() else None, round(MARGIN * self.size))
+        beside = [path for path in (split / "val.txt", split.parent / "val.txt") if path.is_file()]
+        return LAYOUTS[self.data].load(root, split, beside[0] if beside else None, round(MARGIN * self.size))
 
     def _digits(self) -> SegmentationData:
         scenes = {name: DigitScenes(name, count, self.size, self.seed) for name, count in DIGIT_SCENES.items()}

@@ -15,8 +15,8 @@ from brpg_lib.examples.data.augment import IGNORE_INDEX, to_float
 from brpg_lib.examples.data.batches import BatchSource, Pairs, SegmentationData
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.metrics import evaluate
+from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.networks.base import Segmenter
-from brpg_lib.examples.networks.compact import CompactNet
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.supervised import SupervisedTrainer
@@ -39,7 +39,8 @@ def build(settings: Settings, num_classes: int, with_head: bool) -> Trainer:
     """Network, head and trainer; the shared weights are the same with and without the head."""
     torch.manual_seed(settings.seed)
     stride = 2 if settings.data == "digits" else 4
-    model = CompactNet(num_classes, settings.feature_dim if with_head else None, settings.width, stride)
+    feature_dim = settings.feature_dim if with_head else None
+    model = build_network(settings.network, num_classes, feature_dim, settings.pretrained, settings.width, stride)
     head = None
     if with_head:
         head = PrototypeHead(num_classes, settings.feature_dim, settings.schedule, settings.brpg, seed=settings.seed)

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from brpg_lib.examples import settings
 from brpg_lib.examples.data.augment import to_float
 from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
+from brpg_lib.examples.trainers.loop import train
 
 TRIED = ("compact", "resnet50", "xception65", "segformer_b0")
 """One of each kind; the others differ in depth only."""
@@ -68,3 +70,12 @@ def test_weights_that_cannot_be_downloaded_are_told_of(monkeypatch):
     monkeypatch.setattr(resnet.ResNet50_Weights, "get_state_dict", offline)
     with pytest.raises(ValueError, match=r"weights of resnet50 could not be downloaded \(no route to host\)"):
         build_network("resnet50", 5, None, pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "segformer_b0"])
+def test_trainers_take_any_network(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "DIGIT_SCENES", {"labeled": 4, "unlabeled": 4, "test": 2})
+    choices = settings.Settings("u2pl", "digits", 0, 3, 33, 2, network=name, feature_dim=8)
+    result = train(choices, True, tmp_path / "run.pt")
+    assert 0 <= result["miou"] <= 100
+    assert result["phases"] == ["collect", "learn", "learn"]
