@@ -14,6 +14,7 @@ from PIL import Image
 
 from brpg_lib.examples.data.layouts import CITYSCAPES_IDS, LAYOUTS
 from brpg_lib.examples.data.pets import load_pets
+from brpg_lib.examples.settings import Settings
 
 SIZE = (12, 16)
 
@@ -228,3 +229,11 @@ def test_pets_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("torchvision.datasets.OxfordIIITPet", fail)
     fails(lambda: load_pets(tmp_path, 129, 0), "could not be downloaded (no route to host)", "unpack images.tar.gz")
+
+
+@pytest.mark.parametrize("place", ["split", "."])
+def test_list_to_test_on_lies_in_the_partition_or_beside_it(coco: Path, place: str) -> None:
+    listed = coco.parent / "split/val.txt"
+    listed.rename(coco.parent / place / "val.txt")
+    settings = Settings("u2pl", "coco", 0, 1, 33, 2, root=str(coco), split=str(coco.parent / "split"))
+    assert counts(settings.load_data()) == [1, 1, 1]
