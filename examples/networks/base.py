@@ -45,8 +45,8 @@ class Segmenter(nn.Module, ABC):
         """The map ``(B, channels, h, w)`` that classifier and projection take."""
 
     def new_modules(self) -> list[nn.Module]:
-        """The parts that start from random weights even where the encoder is pretrained."""
-        return list(self.children())
+        """All but the encoder: what starts from random weights even where that is pretrained."""
+        return [module for name, module in self.named_children() if name != "encoder"]
 
     def forward(self, images: Tensor, features: int = 0, perturb: torch.Generator | None = None) -> Prediction:
         """Segments a batch.

@@ -51,10 +51,6 @@ class DeepLabV3Plus(Segmenter):
         low = self.low(fine)
         return torch.cat((low, enlarge(self.pyramid(coarse), low)), dim=1)
 
-    def new_modules(self) -> list[nn.Module]:
-        """All but the encoder."""
-        return [module for name, module in self.named_children() if name != "encoder"]
-
 
 class ResNetEncoder(nn.Module):
     """A bottleneck ResNet at output stride 8 with a multi-grid last stage.

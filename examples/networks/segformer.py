@@ -32,9 +32,10 @@ class SegFormer(Segmenter):
     def __init__(self, size: str, num_classes: int, feature_dim: int | None, pretrained: bool) -> None:
         super().__init__()
         config = SegformerConfig(num_labels=num_classes, **SIZES[size])
-        network = SegformerForSemanticSegmentation(config)
         if pretrained:
             network = SegformerForSemanticSegmentation.from_pretrained(f"nvidia/mit-{size}", config=config)
+        else:
+            network = SegformerForSemanticSegmentation(config)
         self.normalize = ImageNetNormalize()
         self.encoder = network.segformer
         self.decoder = network.decode_head
@@ -51,7 +52,3 @@ class SegFormer(Segmenter):
         """All scales fused, at 1/4 of the image."""
         fused: Tensor = self.decoder(maps)
         return fused
-
-    def new_modules(self) -> list[nn.Module]:
-        """All but the encoder."""
-        return [module for name, module in self.named_children() if name != "encoder"]
