@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from brpg_lib import BRPGConfig, Schedule
 from brpg_lib.examples.data.batches import SegmentationData
-from brpg_lib.examples.data.camvid import load_camvid
-from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
-from brpg_lib.examples.data.folder import MARGIN, load_folder
-from brpg_lib.examples.data.layouts import LAYOUTS
-from brpg_lib.examples.data.pets import load_pets
+from brpg_lib.examples.data.catalog import DATASETS, open_data
 
-DIGIT_SCENES = {"labeled": 80, "unlabeled": 800, "test": 200}
-SIZES = {"digits": 33, "camvid": 129, "folder": 129, "pets": 129, **dict.fromkeys(LAYOUTS, 129)}
+MARGIN = 1.4  # short side of the reduced images, in crops
+SIZES = {name: 33 if name == "digits" else 129 for name in DATASETS}
 ITERATIONS = {"u2pl": 400, "unimatch": 320, "supervised": 400}
 LOSS_WEIGHTS = {"u2pl": 0.3, "unimatch": 0.1, "supervised": 0.3}  # UniMatch halves its own losses
-DATASETS = tuple(SIZES)
 FRAMEWORKS = tuple(ITERATIONS)
 
 
@@ -111,37 +105,12 @@ class Settings:
         Raises:
             ValueError: Something is missing or wrong; the message says what.
         """
-        if self.data == "digits":
-            return self._digits()
-        if self.root is None:
-            raise ValueError(f"--data {self.data} needs --root, the directory of the dataset")
-        root = Path(self.root).expanduser()
-        if self.data == "pets":  # which may not be there yet
-            return load_pets(root, self.size, self.seed)
-        if not root.is_dir():
-            raise ValueError(f"--root: no such directory: {root}")
-        if self.data == "camvid":
-            return load_camvid(root, self.split or "1_8_seed0", self.size)
-        if self.data in LAYOUTS:
-            return self._published(root)
-        if self.num_classes is None or self.num_classes < 2:
-            raise ValueError(f"--data folder needs --num-classes, at least 2; found {self.num_classes}")
-        return load_folder(root, self.num_classes, self.size, self.seed)
-
-    def _published(self, root: Path) -> SegmentationData:
-        if self.split is None:
-            raise ValueError(f"--data {self.data} needs --split, a directory with labeled.txt and unlabeled.txt")
-        split = Path(self.split).expanduser()
-        beside = [path for path in (split / "val.txt", split.parent / "val.txt") if path.is_file()]
-        return LAYOUTS[self.data].load(root, split, beside[0] if beside else None, round(MARGIN * self.size))
-
-    def _digits(self) -> SegmentationData:
-        scenes = {name: DigitScenes(name, count, self.size, self.seed) for name, count in DIGIT_SCENES.items()}
-        counts = ", ".join(f"{count} {name}" for name, count in DIGIT_SCENES.items())
-        return SegmentationData(
-            **scenes,
-            class_names=CLASS_NAMES,
-            flip=False,
-            scale=(0.9, 1.1),
-            description=f"digit scenes {self.size}x{self.size}: {counts}",
+        return open_data(
+            self.data,
+            root=self.root,
+            split=self.split,
+            num_classes=self.num_classes,
+            size=self.size,
+            seed=self.seed,
+            short_side=round(MARGIN * self.size),
         )

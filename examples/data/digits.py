@@ -10,6 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from brpg_lib.examples.data.batches import SegmentationData
+
+SCENES = {"labeled": 80, "unlabeled": 800, "test": 200}
 CLASS_NAMES = ("background", *(f"digit {d}" for d in range(10)))
 SPLITS = {"labeled": 0, "unlabeled": 1, "test": 2}
 TEST_DIGITS = 597  # the last third of the file, written by other people than the first two thirds
@@ -120,3 +123,16 @@ class DigitScenes(Dataset[tuple[Tensor, Tensor]]):
         window = image[top : top + side, left : left + side]
         window += alpha.clip(0, 1) * (color - window)
         label[top : top + side, left : left + side][alpha[..., 0] > 0.45] = cls
+
+
+def load_scenes(size: int, seed: int) -> SegmentationData:
+    """The scenes of a seed, by kind; a mirrored digit is no digit."""
+    scenes = {name: DigitScenes(name, count, size, seed) for name, count in SCENES.items()}
+    counts = ", ".join(f"{count} {name}" for name, count in SCENES.items())
+    return SegmentationData(
+        **scenes,
+        class_names=CLASS_NAMES,
+        flip=False,
+        scale=(0.9, 1.1),
+        description=f"digit scenes {size}x{size}: {counts}",
+    )

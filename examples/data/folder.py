@@ -11,7 +11,6 @@ from brpg_lib.examples.data.lists import lines_of
 from brpg_lib.examples.data.pairs import Pair, PairDataset
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-MARGIN = 1.4  # short side of the reduced images, in crops
 VAL_SHARE, LABELED_SHARE = 0.2, 0.25
 
 
@@ -36,7 +35,7 @@ def read_names(path: Path) -> list[str]:
     return [Path(line).stem for line in lines_of(path)]
 
 
-def load_folder(root: Path, num_classes: int, crop: int, seed: int) -> SegmentationData:
+def load_folder(root: Path, num_classes: int, seed: int, short_side: int | None = None) -> SegmentationData:
     """Reads labeled.txt, unlabeled.txt and val.txt where they exist, and splits the rest by seed where not."""
     labels_exist = [name for name in find_images(root) if label_path(root, name).is_file()]
     order = [labels_exist[i] for i in np.random.default_rng(seed).permutation(len(labels_exist))]
@@ -70,14 +69,17 @@ def load_folder(root: Path, num_classes: int, crop: int, seed: int) -> Segmentat
             f"found {len(labeled)}, {len(unlabeled)} and {len(val)}"
         )
     names = tuple(f"class {c}" for c in range(num_classes))
-    return assemble(root, (labeled, unlabeled, val), names, crop, "; ".join([f"folder {root.name}", *notes]))
+    return assemble(root, (labeled, unlabeled, val), names, short_side, "; ".join([f"folder {root.name}", *notes]))
 
 
 def assemble(
-    root: Path, lists: tuple[list[str], list[str], list[str]], class_names: tuple[str, ...], crop: int, description: str
+    root: Path,
+    lists: tuple[list[str], list[str], list[str]],
+    class_names: tuple[str, ...],
+    short_side: int | None,
+    description: str,
 ) -> SegmentationData:
     """Datasets of the labeled, unlabeled and test names, checked."""
-    short_side = round(MARGIN * crop)
     images = find_images(root)
     for name in {name for names in lists for name in names} - images.keys():
         raise ValueError(f"{root / 'images'}: no image named {name} ({', '.join(IMAGE_SUFFIXES)})")
@@ -98,5 +100,10 @@ def assemble(
         class_names=class_names,
         flip=True,
         scale=(0.75, 1.5),
-        description=f"{description}; images reduced to a short side of {short_side} pixels",
+        description=description + reduction(short_side),
     )
+
+
+def reduction(short_side: int | None) -> str:
+    """What a description says about the size of the images."""
+    return "" if short_side is None else f"; images reduced to a short side of {short_side} pixels"

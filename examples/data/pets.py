@@ -8,7 +8,7 @@ import numpy as np
 
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import SegmentationData
-from brpg_lib.examples.data.folder import MARGIN
+from brpg_lib.examples.data.folder import reduction
 from brpg_lib.examples.data.pairs import Pair, PairDataset
 
 CLASS_NAMES = ("cat", "dog", "background")
@@ -16,13 +16,15 @@ FOREGROUND, BACKGROUND = 1, 2
 LABELED_SHARE = 1 / 16
 
 
-def load_pets(root: Path, crop: int, seed: int, labeled_share: float = LABELED_SHARE) -> SegmentationData:
+def load_pets(
+    root: Path, seed: int, short_side: int | None = None, labeled_share: float = LABELED_SHARE
+) -> SegmentationData:
     """The published split into training and test images; a share of the training images keeps its labels.
 
     Args:
         root: Where it is, or will be downloaded to.
-        crop: Side of the crops, to reduce the images by.
         seed: Which training images are the labeled ones.
+        short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
         labeled_share: How many are.
 
     Raises:
@@ -50,7 +52,6 @@ def load_pets(root: Path, crop: int, seed: int, labeled_share: float = LABELED_S
     )
     order = [train[i] for i in np.random.default_rng(seed).permutation(len(train))]
     count = max(1, round(labeled_share * len(order)))
-    short_side = round(MARGIN * crop)
     labeled, unlabeled, tested = (
         PairDataset(pairs(names, labels), len(CLASS_NAMES), short_side, decode)
         for names, labels in ((order[:count], True), (order[count:], False), (test, True))
@@ -63,8 +64,8 @@ def load_pets(root: Path, crop: int, seed: int, labeled_share: float = LABELED_S
         class_names=CLASS_NAMES,
         flip=True,
         scale=(0.5, 2.0),
-        description=f"Oxford-IIIT Pet, {count} of {len(order)} training images labeled (seed {seed}); "
-        f"images reduced to a short side of {short_side} pixels",
+        description=f"Oxford-IIIT Pet, {count} of {len(order)} training images labeled (seed {seed})"
+        + reduction(short_side),
     )
 
 

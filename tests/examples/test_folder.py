@@ -40,7 +40,7 @@ def fails(call, *parts):
 
 
 def test_seeded_split_is_stable_disjoint_and_told(root):
-    data, again = load_folder(root, 3, 17, seed=1), load_folder(root, 3, 17, seed=1)
+    data, again = load_folder(root, 3, seed=1, short_side=24), load_folder(root, 3, seed=1, short_side=24)
     parts = [set(part.names) for part in (data.labeled, data.unlabeled, data.test)]
     assert [len(part) for part in parts] == [2, 6, 2]
     assert len(set.union(*parts)) == 10
@@ -50,7 +50,7 @@ def test_seeded_split_is_stable_disjoint_and_told(root):
 
 def test_lists_are_followed(root):
     write_lists(root, labeled=["i0", "i1.png"], val=["i2"])
-    data = load_folder(root, 3, 17, seed=0)
+    data = load_folder(root, 3, seed=0, short_side=24)
     assert data.labeled.names == ["i0", "i1"]
     assert data.test.names == ["i2"]
     assert len(data.unlabeled) == 7
@@ -74,41 +74,41 @@ def test_unlabeled_images_need_no_label(root):
 
 
 def test_missing_directory(tmp_path):
-    fails(lambda: load_folder(tmp_path, 3, 17, 0), "images", "no such directory")
+    fails(lambda: load_folder(tmp_path, 3, 0), "images", "no such directory")
 
 
 def test_label_out_of_range(root):
     write_lists(root, labeled=["i0"], val=["i1"])
     write_label(root, "i0", np.full((20, 30), 7, np.uint8))
-    fails(lambda: load_folder(root, 3, 17, 0), "i0.png", "expected labels 0..2 or 255 (ignored), found 7")
+    fails(lambda: load_folder(root, 3, 0), "i0.png", "expected labels 0..2 or 255 (ignored), found 7")
 
 
 def test_color_label(root):
     write_lists(root, labeled=["i0"], val=["i1"])
     write_label(root, "i0", np.zeros((20, 30, 3), np.uint8))
-    fails(lambda: load_folder(root, 3, 17, 0), "i0.png", "one class index per pixel", "mode RGB")
+    fails(lambda: load_folder(root, 3, 0), "i0.png", "one class index per pixel", "mode RGB")
 
 
 def test_size_mismatch(root):
     write_lists(root, labeled=["i0"], val=["i1"])
     write_label(root, "i0", np.zeros((20, 31), np.uint8))
-    fails(lambda: load_folder(root, 3, 17, 0), "i0.png", "30x20, found 31x20")
+    fails(lambda: load_folder(root, 3, 0), "i0.png", "30x20, found 31x20")
 
 
 def test_listed_image_is_missing(root):
     write_lists(root, labeled=["nothing"])
-    fails(lambda: load_folder(root, 3, 17, 0), "no image named nothing")
+    fails(lambda: load_folder(root, 3, 0), "no image named nothing")
 
 
 def test_image_in_train_and_val(root):
     write_lists(root, labeled=["i0"], val=["i0"])
-    fails(lambda: load_folder(root, 3, 17, 0), "i0 is listed for training and in val.txt")
+    fails(lambda: load_folder(root, 3, 0), "i0 is listed for training and in val.txt")
 
 
 def test_camvid_split(root):
     (root / "splits").mkdir()
     write_lists(root / "splits", a_labeled=["i0"], a_unlabeled=["i1", "i2"], val=["i3"])
-    data = load_camvid(root, "a", 17)
+    data = load_camvid(root, "a", 24)
     assert [len(part) for part in (data.labeled, data.unlabeled, data.test)] == [1, 2, 1]
     assert len(data.class_names) == 11
-    fails(lambda: load_camvid(root, "b", 17), "--split: expected one of a, found 'b'")
+    fails(lambda: load_camvid(root, "b"), "--split: expected one of a, found 'b'")
