@@ -1,0 +1,63 @@
+"""Every dataset by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.data.camvid import load_camvid
+from brpg_lib.examples.data.digits import load_scenes
+from brpg_lib.examples.data.folder import load_folder
+from brpg_lib.examples.data.layouts import LAYOUTS
+from brpg_lib.examples.data.pets import load_pets
+
+DATASETS = ("digits", "camvid", "folder", "pets", *LAYOUTS)
+PARTITION = "1_8_seed0"  # of CamVid, where none is named
+
+
+def open_data(
+    name: str,
+    *,
+    root: str | None,
+    split: str | None,
+    num_classes: int | None,
+    size: int,
+    seed: int,
+    short_side: int | None,
+) -> SegmentationData:
+    """A dataset, with the files of its labels looked into.
+
+    Args:
+        name: One of :data:`DATASETS`.
+        root: Directory of the images (all but digits).
+        split: Partition: its name (camvid), or the directory of its lists (voc, voc_blended, cityscapes, coco).
+        num_classes: Number of classes (folder).
+        size: Side of the scenes (digits).
+        seed: Of the scenes (digits), or of which images are labeled where no list says so (folder, pets).
+        short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
+
+    Raises:
+        ValueError: Something is missing or wrong; the message says what.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data: expected one of {', '.join(DATASETS)}, found {name!r}")
+    if name == "digits":
+        return load_scenes(size, seed)
+    if root is None:
+        raise ValueError(f"--data {name} needs --root, the directory of the dataset")
+    directory = Path(root).expanduser()
+    if name == "pets":  # which may not be there yet
+        return load_pets(directory, seed, short_side)
+    if not directory.is_dir():
+        raise ValueError(f"--root: no such directory: {directory}")
+    if name == "camvid":
+        return load_camvid(directory, split or PARTITION, short_side)
+    if name in LAYOUTS:
+        if split is None:
+            raise ValueError(f"--data {name} needs --split, a directory with labeled.txt and unlabeled.txt")
+        lists = Path(split).expanduser()
+        beside = [path for path in (lists / "val.txt", lists.parent / "val.txt") if path.is_file()]
+        return LAYOUTS[name].load(directory, lists, beside[0] if beside else None, short_side)
+    if num_classes is None or num_classes < 2:
+        raise ValueError(f"--data folder needs --num-classes, at least 2; found {num_classes}")
+    return load_folder(directory, num_classes, seed, short_side)
