@@ -19,6 +19,7 @@ from brpg_lib.benchmarks.accuracy_report import BASELINE
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.examples.demo import run_apart
 from brpg_lib.examples.networks import NAMES
+from brpg_lib.examples.options import setting
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.files import write_atomically
 
@@ -142,24 +143,13 @@ def parser() -> argparse.ArgumentParser:
                    help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
     p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
-                   help="a setting of the head, in JSON; may be repeated")  # fmt: skip
+                   help="a setting of the head; may be repeated")  # fmt: skip
     p.add_argument("--budget", type=int, metavar="STEPS", help="steps of each training (default: by framework)")
     p.add_argument("--size", type=int, help="side of the crops (default: by dataset)")
     p.add_argument("--batch-size", type=int, default=12, help="labeled images per step, and unlabeled (%(default)s)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     p.add_argument("--out", type=Path, default=Path("runs/accuracy"), metavar="DIR", help="(default: %(default)s)")
     return p
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE`` with the value in JSON."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{name}: {value!r} is not JSON ({error})") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from brpg_lib.version import __version__
 
 COMMANDS = {
     "demo": ("brpg_lib.examples.demo:main", "examples", "train with and without the head, and show what it did"),
+    "train": ("brpg_lib.examples.train:main", "examples", "train a recipe, such as a published experiment"),
     "bench": ("brpg_lib.benchmarks.bench:bench_command", "bench", "measure speed and memory, and write a page of it"),
     "patch": ("brpg_lib.adapters.commands:patch_command", "adapters", "add the head to a U2PL or UniMatch checkout"),
     "run": ("brpg_lib.adapters.commands:run_command", "adapters", "patch a training script in memory and run it"),

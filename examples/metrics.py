@@ -63,18 +63,20 @@ def iou_per_class(confusion: Tensor) -> list[float | None]:
     return [100 * (h / u).item() if t > 0 else None for h, u, t in zip(hits, union, truth, strict=True)]
 
 
-def evaluate(pairs: Iterable[tuple[Tensor, Tensor]], num_classes: int, radius: int = 2) -> Scores:
+def evaluate(
+    pairs: Iterable[tuple[Tensor, Tensor]], num_classes: int, device: torch.device | str = "cpu", radius: int = 2
+) -> Scores:
     """Scores predictions against labels.
 
     Args:
         pairs: Predictions and labels, both ``(B, H, W)`` int64.
         num_classes: C.
+        device: Where to count. Processes of one group add up what each of them counts.
         radius: Half width of the boundary band in pixels.
     """
-    whole = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_INDEX)
-    band = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_INDEX)
+    whole, band = (MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_INDEX).to(device) for _ in range(2))
     for predictions, labels in pairs:
-        predictions, labels = predictions.cpu(), labels.cpu()
+        predictions, labels = predictions.to(device), labels.to(device)
         whole.update(predictions, labels)
         band.update(predictions, torch.where(boundary_band(labels, radius), labels, IGNORE_INDEX))
     return Scores(iou_per_class(whole.compute()), iou_per_class(band.compute()))

@@ -19,6 +19,7 @@ from torch import Tensor
 import brpg_lib
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.pictures import class_colors, paint, smoothed
 from brpg_lib.examples.settings import Settings
 
 matplotlib.use("Agg")
@@ -132,19 +133,6 @@ def draw(results: Results, settings: Settings, data: SegmentationData, metrics: 
     return figure
 
 
-def class_colors(count: int) -> np.ndarray:
-    """``(count + 1, 3)``: one color per class, then white for ignored pixels."""
-    names = [*plt.get_cmap("tab20").colors[::2], *plt.get_cmap("tab20").colors[1::2], *plt.get_cmap("tab20b").colors]
-    distinct = [c for c in names if max(c) - min(c) > 0.05]
-    colors = [(0.25, 0.25, 0.25), *(distinct[i % len(distinct)] for i in range(count - 1))]
-    return np.array([*colors, (1.0, 1.0, 1.0)])
-
-
-def paint(label: Tensor, palette: np.ndarray) -> np.ndarray:
-    """Label map to colors."""
-    return palette[np.where(label.numpy() == IGNORE_INDEX, len(palette) - 1, label.numpy())]
-
-
 def most_changed(results: Results, data: SegmentationData, count: int) -> list[int]:
     """One image from each of ``count`` parts of the test set: where the two runs differ in most of the pixels.
 
@@ -228,16 +216,6 @@ def draw_losses(axis: Axes, results: Results) -> None:
     axis.set(xlabel="training step", ylabel="loss (log scale)", yscale="log", xlim=(0, len(phases)))
     axis.set_title("Losses and phases of the head", fontsize=11, pad=18)
     axis.legend(fontsize=8)
-
-
-def smoothed(history: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and running mean of a loss."""
-    if not history:
-        return np.zeros(0), np.zeros(0)
-    steps, values = np.array(history, dtype=float).T
-    width = max(1, len(values) // 25)
-    mean = np.convolve(values, np.ones(width) / width, mode="valid")
-    return steps[width - 1 :], np.maximum(mean, 1e-4)
 
 
 def draw_classes(axis: Axes, metrics: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ class Settings:
         root: Directory of the images (all but digits).
         split: Partition: its name (camvid), or the directory of its lists (voc, voc_blended, cityscapes, coco).
         num_classes: Number of classes (folder).
+        loss: Supervised loss, one of :data:`brpg_lib.examples.trainers.losses.LOSSES`.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         network: One of :data:`brpg_lib.examples.networks.NAMES`.
@@ -51,6 +52,7 @@ class Settings:
     root: str | None = None
     split: str | None = None
     num_classes: int | None = None
+    loss: str = "cross_entropy"
     learning_rate: float = 6e-3
     weight_decay: float = 1e-2
     network: str = "compact"

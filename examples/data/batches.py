@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from brpg_lib.examples.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes, strong_augment, to_float
 
@@ -59,16 +61,29 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU can read; data loaders ask for this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
-def seed_iteration(seed: int, iteration: int) -> None:
-    """Seeds torch's global generators for one iteration."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0]))
+def seed_iteration(seed: int, iteration: int, rank: int = 0) -> None:
+    """Seeds torch's global generators for one iteration of one process."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1)[0]))
 
 
-class BatchSource:
-    """Builds the batch of any iteration.
+@lru_cache(maxsize=4)
+def shuffled(count: int, seed: int, stream: int, epoch: int) -> np.ndarray:
+    """The order of one epoch."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+class BatchSource(Dataset[Batch]):
+    """Builds the batch of any iteration; as a dataset, its elements are the batches.
 
     Args:
         data: The dataset.
@@ -76,22 +91,42 @@ class BatchSource:
         batch_size: Images of each kind.
         seed: Seed of the order and the augmentations.
         strong_views: Number of strong views.
+        colors: Whether strong views differ in color and sharpness too, or are mixed only.
+        rank: Which of the processes that share every iteration's images.
+        ranks: How many there are; each gets ``batch_size`` images of its own.
     """
 
-    def __init__(self, data: SegmentationData, size: int, batch_size: int, seed: int, strong_views: int) -> None:
+    def __init__(
+        self,
+        data: SegmentationData,
+        size: int,
+        batch_size: int,
+        seed: int,
+        strong_views: int,
+        *,
+        colors: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         self.data, self.size, self.batch_size, self.seed = data, size, batch_size, seed
-        self.strong_views = strong_views
+        self.strong_views, self.rank, self.ranks = strong_views, rank, ranks
         self.weak = WeakAugment(size, data.scale, data.flip)
-        self.strong = strong_augment()
+        self.strong: Callable[[Tensor], Tensor] = strong_augment() if colors else torch.nn.Identity()
+
+    def __getitem__(self, iteration: int) -> Batch:
+        return self(iteration)
+
+    def loader(self, iterations: range, workers: int, device: torch.device) -> DataLoader[Batch]:
+        """The batches of these iterations, made by worker processes while the GPU works."""
+        return DataLoader(
+            self, batch_size=None, sampler=iterations, num_workers=workers, pin_memory=device.type == "cuda"
+        )
 
     def _indices(self, count: int, iteration: int, stream: int) -> list[int]:
-        """Positions ``iteration * B ...`` of an endless sequence of shuffled epochs."""
-        chosen = []
-        for position in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
-            epoch, place = divmod(position, count)
-            order = np.random.default_rng([self.seed, stream, epoch]).permutation(count)
-            chosen.append(int(order[place]))
-        return chosen
+        """This process's positions in an endless sequence of shuffled epochs."""
+        first = (iteration * self.ranks + self.rank) * self.batch_size
+        places = (divmod(position, count) for position in range(first, first + self.batch_size))
+        return [int(shuffled(count, self.seed, stream, epoch)[place]) for epoch, place in places]
 
     def _weak(self, pairs: Pairs, iteration: int, stream: int) -> tuple[Tensor, Tensor]:
         views = [self.weak(*pairs[i]) for i in self._indices(len(pairs), iteration, stream)]
@@ -99,7 +134,7 @@ class BatchSource:
 
     def __call__(self, iteration: int) -> Batch:
         """The batch of one iteration. Reseeds torch's global generator."""
-        seed_iteration(self.seed, iteration)
+        seed_iteration(self.seed, iteration, self.rank)
         images, labels = self._weak(self.data.labeled, iteration, 0)
         unlabeled = _WithoutLabels(self.data.unlabeled)
         weak, padding = self._weak(unlabeled, iteration, 1)

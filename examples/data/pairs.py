@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 
 KEEP_BYTES = 2 * 2**30
-"""A dataset that needs more memory than this is read from disk each time."""
+"""A dataset that needs more memory than this is read from disk each time, as any is by worker processes."""
 CHECKED = 200
 """How many label images are looked into before a training starts, if there are more."""
 
@@ -85,7 +85,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         else:
             image, label = self._read(self.pairs[index])
             size = image.nbytes + label.nbytes
-            if size * len(self) <= KEEP_BYTES:
+            if size * len(self) <= KEEP_BYTES and get_worker_info() is None:
                 self._kept[index] = image, label
         return image, label.long()
 

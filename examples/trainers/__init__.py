@@ -1,1 +1,14 @@
-"""Two compact semi-supervised trainers, and the loop they share."""
+"""Compact semi-supervised trainers by name, and the loops that run them."""
+
+from __future__ import annotations
+
+from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.supervised import SupervisedTrainer
+from brpg_lib.examples.trainers.u2pl import U2PLTrainer
+from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
+
+TRAINERS: dict[str, type[Trainer]] = {
+    "unimatch": UniMatchTrainer,
+    "u2pl": U2PLTrainer,
+    "supervised": SupervisedTrainer,
+}

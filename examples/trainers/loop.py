@@ -8,27 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from brpg_lib import PrototypeHead
-from brpg_lib.examples.data.augment import IGNORE_INDEX, to_float
-from brpg_lib.examples.data.batches import BatchSource, Pairs, SegmentationData
+from brpg_lib.examples.data.augment import IGNORE_INDEX
+from brpg_lib.examples.data.batches import BatchSource, SegmentationData
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.metrics import evaluate
 from brpg_lib.examples.networks import build_network
-from brpg_lib.examples.networks.base import Segmenter
 from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
-from brpg_lib.examples.trainers.supervised import SupervisedTrainer
-from brpg_lib.examples.trainers.u2pl import U2PLTrainer
-from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
+from brpg_lib.examples.trainers.evaluation import predict
+from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import save_atomically
 
-TRAINERS: dict[str, type[Trainer]] = {
-    "unimatch": UniMatchTrainer,
-    "u2pl": U2PLTrainer,
-    "supervised": SupervisedTrainer,
-}
 WARMUP_SHARE = 0.15
 CHECKPOINTS = 10
 
@@ -45,6 +38,7 @@ def build(settings: Settings, num_classes: int, with_head: bool) -> Trainer:
     if with_head:
         head = PrototypeHead(num_classes, settings.feature_dim, settings.schedule, settings.brpg, seed=settings.seed)
     trainer = TRAINERS[settings.framework](model, head, settings.iterations, settings.seed)
+    trainer.supervised_loss = LOSSES[settings.loss]
     return trainer.to(settings.device)
 
 
@@ -137,7 +131,8 @@ def load(path: Path, settings: Settings, parts: dict[str, Any]) -> dict[str, Any
 def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, settings: Settings) -> dict[str, Any]:
     """Scores, predictions, and what the representation looks like."""
     trainer.eval()
-    predictions = predict(trainer.evaluated, data.test, settings.device)
+    device = torch.device(settings.device)
+    predictions = [predict(trainer.evaluated, data.test[i][0], device).cpu() for i in range(len(data.test))]
     pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
     scores = evaluate(pairs, len(data.class_names))
     summary: dict[str, Any] = {
@@ -149,7 +144,7 @@ def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, se
         "predictions": [prediction.to(torch.uint8) for prediction in predictions],
     }
     if trainer.head is not None:
-        batch = batches(settings.iterations - 1).to(torch.device(settings.device))
+        batch = batches(settings.iterations - 1).to(device)
         features = trainer.model(batch.images, features=len(batch.images)).features
         rows, columns = (
             torch.linspace(0, full - 1, low).round().long()
@@ -162,12 +157,3 @@ def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, se
         summary["prototypes"] = trainer.head.bank.prototypes.cpu()
         summary["prototype_mask"] = trainer.head.bank.mask.cpu()
     return summary
-
-
-def predict(model: Segmenter, pairs: Pairs, device: str) -> list[Tensor]:
-    """Class per pixel of every image, at the size of its label."""
-    predictions = []
-    for index in range(len(pairs)):
-        image = to_float(pairs[index][0][None]).to(device)
-        predictions.append(model(image).logits.argmax(1)[0].cpu())
-    return predictions

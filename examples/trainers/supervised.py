@@ -6,7 +6,7 @@ from torch import Tensor
 
 from brpg_lib import LabeledBatch
 from brpg_lib.examples.data.batches import Batch
-from brpg_lib.examples.trainers.base import Trainer, cross_entropy
+from brpg_lib.examples.trainers.base import Trainer
 
 
 class SupervisedTrainer(Trainer):
@@ -15,7 +15,7 @@ class SupervisedTrainer(Trainer):
     def step(self, batch: Batch, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Supervised loss, and the prototype loss."""
         clean = self.model(batch.images, features=len(batch.images))
-        parts = {"supervised": cross_entropy(clean.logits, batch.labels)}
+        parts = {"supervised": self.supervised_loss(clean.logits, batch.labels)}
         loss = parts["supervised"]
         if self.head is not None:
             out = self.head(LabeledBatch(features=clean.features, logits=clean.low_logits, labels=batch.labels))

@@ -11,7 +11,8 @@ from brpg_lib import LabeledBatch, PrototypeHead, UnlabeledBatch
 from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
 from brpg_lib.examples.data.batches import Batch
 from brpg_lib.examples.networks.base import Segmenter
-from brpg_lib.examples.trainers.base import Trainer, cross_entropy, untracked
+from brpg_lib.examples.trainers.base import Trainer, untracked
+from brpg_lib.examples.trainers.losses import cross_entropy
 
 
 class U2PLTrainer(Trainer):
@@ -20,7 +21,7 @@ class U2PLTrainer(Trainer):
     Pixels whose teacher entropy is above a percentile are left out; their share shrinks to zero over the training.
     """
 
-    supervised_only = 0.2  # share of the iterations before the teacher is listened to
+    supervised_only = 0.2
     dropped = 0.2  # share of the pixels that are left out at first
     decay = 0.99
 
@@ -49,11 +50,13 @@ class U2PLTrainer(Trainer):
         clean = self.model(batch.images, features=count)
         with untracked(self.model):
             strong = self.model(batch.strong[0], features=count)
-        parts = {"supervised": cross_entropy(clean.logits, batch.labels)}
+        parts = {"supervised": self.supervised_loss(clean.logits, batch.labels)}
         loss = parts["supervised"]
-        if iteration >= self.supervised_only * self.iterations:
+        if not self.is_supervised(iteration):
             targets = self.reliable(pseudo, entropy, iteration)
-            parts["unsupervised"] = cross_entropy(strong.logits, targets)
+            kept = (targets != IGNORE_INDEX).sum().clamp(min=1)
+            weight = (pseudo != IGNORE_INDEX).sum() / kept  # as published: the others count for those left out
+            parts["unsupervised"] = weight * cross_entropy(strong.logits, targets)
             loss = loss + parts["unsupervised"]
 
         if self.head is not None:
@@ -79,8 +82,7 @@ class U2PLTrainer(Trainer):
     @torch.no_grad()
     def after_step(self, iteration: int) -> None:
         """Moves the teacher a little towards the student; before it is listened to it is the student."""
-        early = iteration < self.supervised_only * self.iterations
-        decay = 0.0 if early else self.decay
+        decay = 0.0 if self.is_supervised(iteration) else self.decay
         for average, now in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
             average.lerp_(now, 1 - decay)
         for average, now in zip(self.teacher.buffers(), self.model.buffers(), strict=True):

@@ -8,7 +8,8 @@ from torch import Tensor
 from brpg_lib import LabeledBatch, UnlabeledBatch
 from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
 from brpg_lib.examples.data.batches import Batch
-from brpg_lib.examples.trainers.base import Trainer, cross_entropy, untracked
+from brpg_lib.examples.trainers.base import Trainer, untracked
+from brpg_lib.examples.trainers.losses import cross_entropy
 
 
 class UniMatchTrainer(Trainer):
@@ -28,15 +29,15 @@ class UniMatchTrainer(Trainer):
         confidence, pseudo = clean.logits[count:].detach().softmax(1).max(1)
         pseudo = pseudo.masked_fill(batch.padding, IGNORE_INDEX)
         mixed = [(cutmix(pseudo, box), cutmix(confidence, box)) for box in batch.boxes]
-        parts = {
-            "supervised": cross_entropy(clean.logits[:count], batch.labels),
-            "strong": sum(
+        parts = {"supervised": self.supervised_loss(clean.logits[:count], batch.labels)}
+        loss = parts["supervised"] / 2
+        if not self.is_supervised(iteration):
+            parts["strong"] = sum(
                 self.consistency(logits, *target) / 2
                 for logits, target in zip(strong.logits.chunk(2), mixed, strict=True)
-            ),
-            "perturbed": self.consistency(clean.perturbed_logits[count:], pseudo, confidence),
-        }
-        loss = (parts["supervised"] + parts["strong"] / 2 + parts["perturbed"] / 2) / 2
+            )
+            parts["perturbed"] = self.consistency(clean.perturbed_logits[count:], pseudo, confidence)
+            loss = loss + (parts["strong"] + parts["perturbed"]) / 4
 
         if self.head is not None:
             labeled = LabeledBatch(

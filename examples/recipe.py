@@ -1,0 +1,228 @@
+"""What `brpg train` trains: one YAML file, which may extend another."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from brpg_lib import BRPGConfig, Schedule
+from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.data.catalog import DATASETS, open_data
+from brpg_lib.examples.networks import NAMES
+from brpg_lib.examples.trainers import TRAINERS
+from brpg_lib.examples.trainers.losses import LOSSES
+
+CONFIGS = Path(__file__).parent / "configs"
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data": DATASETS,
+    "framework": tuple(TRAINERS),
+    "network": NAMES,
+    "loss": tuple(LOSSES),
+    "optimizer": ("sgd", "adamw"),
+    "evaluation": ("whole", "sliding"),
+    "precision": ("float32", "bfloat16", "float16"),
+}
+LEAST: dict[str, float] = {
+    "size": 17,
+    "batch_size": 1,
+    "epochs": 1,
+    "learning_rate": 0,
+    "new_factor": 0,
+    "weight_decay": 0,
+    "feature_dim": 1,
+    "seed": 0,
+    "validate_every": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All choices of a training; lengths are in epochs, where an epoch sees every unlabeled image once.
+
+    Attributes:
+        data: One of :data:`~brpg_lib.examples.data.catalog.DATASETS`.
+        root: Directory of the images.
+        splits: Directory that the partition is looked for in.
+        split: The partition.
+        num_classes: Number of classes (``data: folder``).
+        framework: ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
+        network: One of :data:`brpg_lib.examples.networks.NAMES`.
+        pretrained: Whether its encoder starts from ImageNet weights.
+        size: Side of the square crops.
+        short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
+        colors: Whether strong views differ in color and sharpness too, or are mixed only.
+        batch_size: Labeled, and as many unlabeled, images per step, over all processes.
+        epochs: Length of the training.
+        supervised_epochs: Epochs before pseudo labels teach.
+        loss: Supervised loss: ``"cross_entropy"``, or ``"half_hard"`` (half of it over hard pixels only).
+        optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
+        learning_rate: Of the encoder at the start; it decays with ``(1 - i / N) ** 0.9``.
+        new_factor: How many times larger it is for everything but the encoder.
+        weight_decay: Weight decay.
+        evaluation: Whole images, or windows of ``size`` that move by two thirds of it.
+        validate_every: Epochs between validations.
+        precision: ``"float32"``, or the type of mixed precision.
+        seed: Of initial weights, order, augmentations and draws.
+        warmup: Epochs before the queues fill.
+        collect: Epochs in which they do.
+        ramp_start: Epoch from which pseudo-labeled points need a growing confidence.
+        recluster_every: Epochs between clusterings, or None to cluster once.
+        feature_dim: Channels of the representation.
+        head: Fields of :class:`~brpg_lib.BRPGConfig`.
+
+    Raises:
+        ValueError: A value is of the wrong kind or out of range; the message names it.
+    """
+
+    data: str
+    root: str | None = None
+    splits: str | None = None
+    split: str | None = None
+    num_classes: int | None = None
+    framework: str = "u2pl"
+    network: str = "resnet101"
+    pretrained: bool = True
+    size: int = 513
+    short_side: int | None = None
+    colors: bool = False
+    batch_size: int = 16
+    epochs: int = 80
+    supervised_epochs: float = 1.0
+    loss: str = "half_hard"
+    optimizer: str = "sgd"
+    learning_rate: float = 0.001
+    new_factor: float = 10.0
+    weight_decay: float = 0.0001
+    evaluation: str = "whole"
+    validate_every: int = 1
+    precision: str = "float32"
+    seed: int = 0
+    warmup: float = 1.0
+    collect: float = 1.0
+    ramp_start: float = 5.0
+    recluster_every: float | None = None
+    feature_dim: int = 256
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for name, value in vars(self).items():
+            if name != "head":
+                _require_kind(name, value, kinds[name])
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name}: expected one of {', '.join(CHOICES[name])}, found {value!r}")
+            if name in LEAST and value < LEAST[name]:
+                raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
+        if not isinstance(self.head, Mapping):
+            raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
+        _ = self.brpg, self.schedule(1)
+
+    @property
+    def brpg(self) -> BRPGConfig:
+        """The head's hyper-parameters."""
+        return BRPGConfig.from_dict(self.head)
+
+    def schedule(self, epoch_iterations: int) -> Schedule:
+        """The head's phases, with epochs of so many iterations."""
+        return Schedule.from_epochs(
+            iters_per_epoch=epoch_iterations,
+            warmup=self.warmup,
+            collect=self.collect,
+            total=self.epochs,
+            ramp_start=min(self.ramp_start, self.epochs),
+            recluster_every=self.recluster_every,
+        )
+
+    def load_data(self) -> SegmentationData:
+        """The dataset.
+
+        Raises:
+            ValueError: Something is missing or wrong; the message says what.
+        """
+        split = str(Path(self.splits) / self.split) if self.splits and self.split else self.split
+        return open_data(
+            self.data,
+            root=self.root,
+            split=split,
+            num_classes=self.num_classes,
+            size=self.size,
+            seed=self.seed,
+            short_side=self.short_side,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON and checkpoints."""
+        return asdict(self)
+
+
+def _require_kind(name: str, value: object, kind: Any) -> None:
+    allowed = get_args(kind) or (kind,)
+    if float in allowed:
+        allowed += (int,)
+    if isinstance(value, bool) != (bool in allowed) or not isinstance(value, allowed):
+        names = " or ".join("null" if a is type(None) else a.__name__ for a in get_args(kind) or (kind,))
+        advice = " (YAML reads 1e-3 as text: write 0.001)" if float in allowed and isinstance(value, str) else ""
+        raise ValueError(f"{name}: expected {names}, found {value!r}{advice}")
+
+
+def presets() -> list[str]:
+    """Names of the recipes that come with the library."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml"))
+
+
+def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe.
+
+    Args:
+        name: Of a preset, such as ``"voc/classic_92"``, or path of a YAML file.
+        changes: Fields to replace; ``"head.X"`` means field X of the head.
+
+    Raises:
+        ValueError: There is no such file, or something in it is wrong.
+    """
+    path = CONFIGS / f"{name}.yaml" if name in presets() else Path(name)
+    if not path.is_file():
+        close = difflib.get_close_matches(name, presets(), n=3)
+        advice = f"did you mean {' or '.join(close)}?" if close else f"presets: {', '.join(presets())}"
+        raise ValueError(f"{name}: no such preset or file; {advice}")
+    found = _read(path)
+    for key, value in (changes or {}).items():
+        if key.startswith("head."):
+            found["head"] = {**found.get("head", {}), key.removeprefix("head."): value}
+        else:
+            found[key] = value
+    known = [entry.name for entry in fields(Recipe)]
+    for key in found.keys() - set(known):
+        close = difflib.get_close_matches(key, known, n=1)
+        raise ValueError(f"{path}: {key}: no such field" + (f"; did you mean {close[0]}?" if close else ""))
+    if "data" not in found:
+        raise ValueError(f"{path}: data: missing; expected one of {', '.join(DATASETS)}")
+    try:
+        return Recipe(**found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The fields of a file over those of the one that it extends."""
+    path = path.resolve()
+    if path in seen:
+        raise ValueError(f"{path}: extends itself")
+    try:
+        found = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{seen[-1] if seen else path}: cannot read {path} ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{path}: expected NAME: VALUE lines, found {type(found).__name__}")
+    if "extends" not in found:
+        return found
+    base = _read(path.parent / str(found.pop("extends")), (*seen, path))
+    head = {**base.get("head", {}), **found.get("head", {})}
+    return {**base, **found, "head": head}

@@ -1,0 +1,195 @@
+"""``brpg train``: a recipe, such as one of the published experiments, in one process or under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from brpg_lib.examples.options import setting
+from brpg_lib.examples.processes import Processes, joined
+from brpg_lib.examples.recipe import Recipe, presets, read_recipe
+from brpg_lib.examples.train_report import draw
+from brpg_lib.examples.trainers.epochs import BEST, LAST, Run, plan_of
+from brpg_lib.files import write_atomically
+
+RESULT, PICTURE, LOGS = "result.json", "report.png", "tensorboard"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="brpg train",
+        description="Train a recipe: one of the presets (brpg train --list), or a YAML file. "
+        "On several GPUs: torchrun --nproc-per-node 4 --no-python brpg train ...",
+    )
+    p.add_argument("recipe", nargs="?", help="name of a preset, such as voc/classic_92, or path of a YAML file")
+    p.add_argument("--list", action="store_true", help="show the presets and exit")
+    p.add_argument("--root", help="directory of the dataset")
+    p.add_argument("--splits", help="directory that the recipe's split is in")
+    p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
+                   help="change a field of the recipe, or head.FIELD of the head; may be repeated")  # fmt: skip
+    p.add_argument("--no-head", action="store_true", help="train the framework without the prototype head")
+    p.add_argument("--device", help="torch device (default: the GPU of each process if there is one, else cpu)")
+    p.add_argument("--workers", type=int, default=4, help="processes that read images, for each GPU (%(default)s)")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/RECIPE)")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one")
+    p.add_argument("--try", dest="trial", action="store_true",
+                   help="two steps of each phase and two test images, to see data, memory and speed")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains.
+
+    Returns:
+        Exit status: 0 for success, 2 for wrong usage or unusable data, 130 for an interruption.
+    """
+    arguments = parser().parse_args(argv)
+    if arguments.list:
+        _list(Console())
+        return 0
+    if arguments.recipe is None:
+        parser().error("expected a recipe; --list shows the presets")
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=not first)
+    try:
+        recipe = recipe_of(arguments)
+        with joined(arguments.device) as processes:
+            _train(recipe, arguments, processes, console)
+    except (ValueError, OSError) as error:
+        if first:
+            print(f"brpg train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if first:
+            print("brpg train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe with the changes of the command line.
+
+    Raises:
+        ValueError: Something in it is wrong.
+    """
+    changes = dict(arguments.set)
+    for name in ("root", "splits"):
+        if getattr(arguments, name) is not None:
+            changes[name] = getattr(arguments, name)
+    if arguments.workers < 0:
+        raise ValueError(f"--workers: expected at least 0, found {arguments.workers}")
+    return read_recipe(arguments.recipe, changes)
+
+
+def _list(console: Console) -> None:
+    table = Table("preset", "data", "split", "network", "crop", "epochs")
+    for name in presets():
+        r = read_recipe(name)
+        table.add_row(name, r.data, r.split, r.network, str(r.size), str(r.epochs))
+    console.print(table)
+
+
+def _train(recipe: Recipe, arguments: argparse.Namespace, processes: Processes, console: Console) -> None:
+    name = Path(arguments.recipe).with_suffix("").as_posix().replace("/", "-").strip("-.")
+    folder: Path = arguments.out or Path("runs") / (name + ("-no-head" if arguments.no_head else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(recipe, not arguments.no_head, folder, processes, arguments.workers, arguments.trial)
+    if arguments.resume and (folder / LAST).is_file():
+        run.load(folder / LAST)
+    head = "without the head" if arguments.no_head else "with the head"
+    console.print(f"[bold]{recipe.framework}[/] {head}, {recipe.network}, {run.data.description}")
+    console.print(
+        f"{run.plan.epochs} epochs of {run.plan.epoch} steps, {recipe.batch_size} labeled and as many unlabeled "
+        f"images per step, {processes.ranks} process{'es' if processes.ranks > 1 else ''} on {processes.device.type}"
+    )
+    if processes.rank == 0:
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    with _shown(run, console, folder) as progress:
+        record = run.train(progress)
+    if processes.rank != 0:
+        return
+    if arguments.trial:
+        _tell_trial(run, console)
+        return
+    result = {
+        "recipe": recipe.to_dict(),
+        "head": not arguments.no_head,
+        "processes": processes.ranks,
+        "device": str(processes.device.type),
+        **{key: value for key, value in vars(record).items() if key != "step"},
+    }
+    write_atomically(json.dumps(result, indent=2) + "\n", folder / RESULT)
+    draw(run).savefig(folder / PICTURE, dpi=110)
+    final = record.validations[-1]
+    console.print(
+        f"mIoU {final['miou']:.2f}, boundary IoU {final['boundary_miou']:.2f} (best mIoU {record.best:.2f}, "
+        f"{folder / BEST}); picture: {folder / PICTURE}, numbers: {folder / RESULT}"
+    )
+
+
+@contextlib.contextmanager
+def _shown(run: Run, console: Console, folder: Path) -> Iterator[Callable[[Run], None]]:
+    """Progress, a line for each validation, and logs for TensorBoard where that is installed."""
+    writer = _writer(folder) if run.processes.rank == 0 else None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    told = {"losses": run.record.step, "validations": len(run.record.validations)}
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("training", total=run.plan.steps, completed=run.record.step)
+
+        def show(run: Run) -> None:
+            record = run.record
+            bar.update(task, completed=record.step, description=run.phase)
+            for validation in record.validations[told["validations"] :]:
+                line = f"epoch {validation['epoch']:.0f}: mIoU {validation['miou']:.2f}, "
+                console.print(f"{line}boundary IoU {validation['boundary_miou']:.2f}")
+                if writer is not None:
+                    for name in ("miou", "boundary_miou"):
+                        writer.add_scalar(f"validation/{name}", validation[name], validation["step"])
+            told["validations"] = len(record.validations)
+            if writer is not None:
+                for name, values in record.losses.items():
+                    if values[-1][0] > told["losses"]:
+                        writer.add_scalar(f"loss/{name}", values[-1][1], values[-1][0])
+                if any(values[-1][0] == record.step for values in record.losses.values()):
+                    told["losses"] = record.step
+                    writer.add_scalar("learning_rate", run.scheduler.get_last_lr()[0], record.step)
+
+        try:
+            yield show
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        return None
+    return SummaryWriter(str(folder / LOGS))
+
+
+def _tell_trial(run: Run, console: Console) -> None:
+    steps = run.plan.steps
+    full = plan_of(run.recipe, len(run.data.unlabeled), trial=False).steps
+    each = run.record.seconds / steps
+    console.print(
+        f"{steps} steps, two of each phase, and a validation work: {each:.2f} s per step with the first ones and the "
+        f"validation, at most {full * each / 3600:.1f} h for all {full}; peak memory {run.record.peak_memory:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The loop of `brpg train`: any number of processes, mixed precision, validations, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Subset
+
+from brpg_lib import PrototypeHead, Schedule
+from brpg_lib.distributed import keep_out_of_ddp
+from brpg_lib.examples.data.batches import BatchSource, SegmentationData, seed_iteration
+from brpg_lib.examples.memory import peak_memory
+from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.processes import Processes, average_statistics, share_statistics
+from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.trainers import TRAINERS
+from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.evaluation import score
+from brpg_lib.examples.trainers.losses import LOSSES
+from brpg_lib.files import save_atomically
+
+LAST, BEST = "last.pt", "best.pt"
+READ_EVERY = 50
+"""Steps between looks at the losses, each of which waits for the GPU."""
+SAVE_EVERY = 1000
+TRIAL_STEPS = 2
+MAY_CHANGE = ("root", "splits")
+"""Fields of a recipe that may differ when a training goes on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's lengths in steps.
+
+    Attributes:
+        epoch: Of one epoch.
+        epochs: How many there are.
+        schedule: The head's phases.
+        supervised_only: Share of the steps before pseudo labels teach.
+    """
+
+    epoch: int
+    epochs: int
+    schedule: Schedule
+    supervised_only: float
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.epoch * self.epochs
+
+
+def plan_of(recipe: Recipe, unlabeled: int, trial: bool) -> Plan:
+    """Lengths for so many unlabeled images; for a trial, two steps of each phase instead."""
+    if trial:
+        steps = 3 * TRIAL_STEPS
+        schedule = Schedule(warmup=TRIAL_STEPS, collect=TRIAL_STEPS, total=steps)
+        return Plan(steps, 1, schedule, TRIAL_STEPS / steps)
+    epoch = max(1, unlabeled // recipe.batch_size)
+    supervised_only = min(1.0, recipe.supervised_epochs / recipe.epochs)
+    return Plan(epoch, recipe.epochs, recipe.schedule(epoch), supervised_only)
+
+
+@dataclass
+class Record:
+    """What a training has come to so far.
+
+    Attributes:
+        step: Steps done.
+        seconds: Time they took.
+        peak_memory: In MB.
+        losses: ``(step, mean since the last one)`` of each loss.
+        validations: Scores by epoch.
+    """
+
+    step: int
+    seconds: float
+    peak_memory: float
+    losses: dict[str, list[tuple[int, float]]]
+    validations: list[dict[str, Any]]
+
+    @property
+    def best(self) -> float:
+        """Best mIoU so far; below 0 before the first validation."""
+        return max((v["miou"] for v in self.validations), default=-1.0)
+
+
+class Run:
+    """One training.
+
+    Args:
+        recipe: What to train.
+        with_head: Whether the prototype head takes part.
+        folder: Where checkpoints go.
+        processes: Who shares the work.
+        workers: Processes that read images, for each of these.
+        trial: Two steps of each phase, and two test images for each process, to see that all is well.
+
+    Raises:
+        ValueError: The recipe does not fit the data or the processes.
+    """
+
+    def __init__(
+        self, recipe: Recipe, with_head: bool, folder: Path, processes: Processes, workers: int, trial: bool = False
+    ) -> None:
+        if recipe.batch_size % processes.ranks:
+            raise ValueError(
+                f"batch_size: expected a multiple of the {processes.ranks} processes, found {recipe.batch_size}"
+            )
+        self.recipe, self.folder, self.processes, self.workers = recipe, folder, processes, workers
+        self.data = recipe.load_data()
+        self.test = self.data.test
+        if trial:
+            self.test = Subset(self.data.test, range(min(2 * processes.ranks, len(self.data.test))))
+        self.plan = plan_of(recipe, len(self.data.unlabeled), trial)
+        self.trainer = build(recipe, with_head, self.data, self.plan)
+        device = processes.device
+        if processes.ranks > 1 and device.type == "cuda":
+            self.trainer = share_statistics(self.trainer)
+        self.trainer.to(device)
+        self.batches = BatchSource(
+            self.data,
+            recipe.size,
+            recipe.batch_size // processes.ranks,
+            recipe.seed,
+            self.trainer.strong_views,
+            colors=recipe.colors,
+            rank=processes.rank,
+            ranks=processes.ranks,
+        )
+        self.optimizer = optimizer_of(recipe, self.trainer)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: max(0.0, 1 - step / self.plan.steps) ** 0.9
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        self.record = Record(0, 0.0, 0.0, {}, [])
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that changes during the training, by name."""
+        return {
+            "trainer": self.trainer,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+        }
+
+    @property
+    def phase(self) -> str:
+        """The head's, or that there is none."""
+        return "no head" if self.trainer.head is None else self.trainer.head.phase.value
+
+    def train(self, progress: Callable[[Run], None]) -> Record:
+        """From the step that the record tells to the end.
+
+        Args:
+            progress: Told after each step, by the first process.
+
+        Returns:
+            The record, complete.
+        """
+        device, record, plan = self.processes.device, self.record, self.plan
+        wrapped = self._wrapped()
+        sums: dict[str, list[Tensor]] = defaultdict(list)
+        started = time.perf_counter() - record.seconds
+        loader = self.batches.loader(range(record.step, plan.steps), self.workers, device)
+        for batch in loader:
+            step = record.step
+            self.trainer.train()
+            seed_iteration(self.recipe.seed, step, self.processes.rank)  # the workers' draws are their own
+            with self._precision():
+                loss, losses = wrapped(batch.to(device), step)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.scheduler.step()
+            self.trainer.after_step(step)
+            for name, value in losses.items():
+                sums[name].append(value.detach())
+            record.step = step + 1
+            last = record.step == plan.steps
+            if record.step % READ_EVERY == 0 or last:
+                self._read(sums)
+            if record.step % (plan.epoch * self.recipe.validate_every) == 0 or last:
+                self._validate()
+            record.seconds = time.perf_counter() - started
+            if record.step % SAVE_EVERY == 0 or record.step % plan.epoch == 0 or last:
+                record.peak_memory = max(record.peak_memory, peak_memory(device))
+                self.save(LAST)
+            if self.processes.rank == 0:
+                progress(self)
+        return record
+
+    def _wrapped(self) -> nn.Module:
+        if self.processes.ranks == 1:
+            return self.trainer
+        keep_out_of_ddp(self.trainer)
+        devices = [self.processes.device] if self.processes.device.type == "cuda" else None
+        # each process keeps its own running statistics, and they are averaged when they are needed
+        return DistributedDataParallel(self.trainer, device_ids=devices, broadcast_buffers=False)
+
+    def _precision(self) -> torch.autocast:
+        kind: torch.dtype = getattr(torch, self.recipe.precision)
+        enabled = kind is not torch.float32
+        return torch.autocast(self.processes.device.type, dtype=kind if enabled else None, enabled=enabled)
+
+    def _read(self, sums: dict[str, list[Tensor]]) -> None:
+        means = {name: torch.stack(values).mean().item() for name, values in sums.items()}
+        for name, mean in means.items():
+            self.record.losses.setdefault(name, []).append((self.record.step, mean))
+        sums.clear()
+
+    def _validate(self) -> None:
+        average_statistics(self.trainer, self.processes.ranks)
+        self.trainer.eval()
+        window = self.recipe.size if self.recipe.evaluation == "sliding" else None
+        with self._precision():
+            scores = score(self.trainer.evaluated, self.test, len(self.data.class_names), self.processes, window)
+        better = scores.miou > self.record.best
+        self.record.validations.append(
+            {
+                "epoch": self.record.step / self.plan.epoch,
+                "step": self.record.step,
+                "miou": scores.miou,
+                "boundary_miou": scores.boundary_miou,
+                "iou": dict(zip(self.data.class_names, scores.iou, strict=True)),
+                "boundary_iou": dict(zip(self.data.class_names, scores.boundary_iou, strict=True)),
+            }
+        )
+        if better and self.processes.rank == 0:
+            found = {
+                "recipe": self.recipe.to_dict(),
+                "model": self.trainer.evaluated.state_dict(),
+                "validation": self.record.validations[-1],
+            }
+            save_atomically(found, self.folder / BEST)
+
+    def save(self, name: str) -> None:
+        """Writes a checkpoint; a kill in between leaves the one before."""
+        average_statistics(self.trainer, self.processes.ranks)
+        if self.processes.rank == 0:
+            state = {key: part.state_dict() for key, part in self.parts.items()}
+            saved = {"recipe": self.recipe.to_dict(), "parts": state, "record": vars(self.record)}
+            save_atomically(saved, self.folder / name)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a checkpoint, with any number of processes.
+
+        Raises:
+            ValueError: It was made with another recipe, or with a head where there is none now, or without.
+        """
+        saved = torch.load(path, map_location=self.processes.device, weights_only=True)
+        for name, value in self.recipe.to_dict().items():
+            before = saved["recipe"].get(name)
+            if before != value and name not in MAY_CHANGE:
+                raise ValueError(
+                    f"{path}: cannot resume, {name} was {before!r} and is now {value!r}; "
+                    "use the same recipe, or leave out --resume to start anew"
+                )
+        had_head = any(key.startswith("head.") for key in saved["parts"]["trainer"])
+        if had_head != (self.trainer.head is not None):
+            raise ValueError(f"{path}: cannot resume, it was made {'with' if had_head else 'without'} the head")
+        for name, part in self.parts.items():
+            part.load_state_dict(saved["parts"][name])
+        self.record = Record(**saved["record"])
+
+
+def build(recipe: Recipe, with_head: bool, data: SegmentationData, plan: Plan) -> Trainer:
+    """Network, head and trainer; the shared weights are the same with and without the head."""
+    torch.manual_seed(recipe.seed)
+    num_classes = len(data.class_names)
+    model = build_network(recipe.network, num_classes, recipe.feature_dim if with_head else None, recipe.pretrained)
+    head = None
+    if with_head:
+        head = PrototypeHead(num_classes, recipe.feature_dim, plan.schedule, recipe.brpg, seed=recipe.seed)
+    trainer = TRAINERS[recipe.framework](model, head, plan.steps, recipe.seed)
+    trainer.supervised_only = plan.supervised_only
+    trainer.supervised_loss = LOSSES[recipe.loss]
+    return trainer
+
+
+def optimizer_of(recipe: Recipe, trainer: Trainer) -> torch.optim.Optimizer:
+    """Its two groups are the encoder, and everything else at ``new_factor`` times the learning rate."""
+    new = {id(p) for module in trainer.model.new_modules() for p in module.parameters()}
+    groups = [
+        {"params": [p for p in trainer.model.parameters() if id(p) not in new], "lr": recipe.learning_rate},
+        {
+            "params": [p for p in trainer.model.parameters() if id(p) in new],
+            "lr": recipe.new_factor * recipe.learning_rate,
+        },
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)

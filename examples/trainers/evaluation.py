@@ -1,0 +1,66 @@
+"""Predictions for whole images, and scores over the images of all processes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from brpg_lib.examples.data.augment import to_float
+from brpg_lib.examples.data.batches import Pairs
+from brpg_lib.examples.metrics import Scores, evaluate
+from brpg_lib.examples.networks.base import Segmenter
+from brpg_lib.examples.processes import Processes
+
+
+@torch.no_grad()
+def predict(model: Segmenter, image: Tensor, device: torch.device, window: int | None = None) -> Tensor:
+    """Classes ``(H, W)`` int64, on the device, of one image.
+
+    Args:
+        model: In eval mode.
+        image: ``(3, H, W)`` uint8.
+        device: Of the model.
+        window: None to show the network the whole image, or the side of windows that move by two thirds of it;
+            where they overlap, their probabilities are averaged.
+    """
+    whole = to_float(image[None]).to(device)
+    if window is None:
+        classes: Tensor = model(whole).logits.argmax(1)[0]
+        return classes
+    total: Tensor | None = None
+    for rows in windows(whole.shape[2], window):
+        for columns in windows(whole.shape[3], window):
+            part = model(whole[..., rows, columns]).logits.softmax(1)[0]
+            if total is None:
+                total = part.new_zeros(len(part), *image.shape[-2:])
+            total[:, rows, columns] += part
+    assert total is not None
+    return total.argmax(0)
+
+
+def windows(length: int, window: int) -> list[slice]:
+    """Windows that cover a length, the last one flush with its end."""
+    if length <= window:
+        return [slice(0, length)]
+    stride = math.ceil(window * 2 / 3)
+    count = math.ceil((length - window) / stride) + 1
+    return [slice(start, start + window) for start in (min(i * stride, length - window) for i in range(count))]
+
+
+def score(model: Segmenter, pairs: Pairs, num_classes: int, processes: Processes, window: int | None = None) -> Scores:
+    """Scores of all images, equal in all processes; each predicts its share of them.
+
+    Args:
+        model: In eval mode.
+        pairs: Images and labels.
+        num_classes: C.
+        processes: Who shares the work.
+        window: See :func:`predict`.
+    """
+    predicted = (
+        (predict(model, pairs[index][0], processes.device, window)[None], pairs[index][1][None])
+        for index in range(processes.rank, len(pairs), processes.ranks)
+    )
+    return evaluate(predicted, num_classes, processes.device)
