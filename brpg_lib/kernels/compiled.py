@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numba
 import torch
+
+if "numba" not in sys.modules:
+    # Its pool has a thread per core otherwise, which spin: several processes on one machine would crawl.
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
+import numba
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # lets sums be vectorized; infinities keep their meaning
 

@@ -3,14 +3,15 @@ import json
 import pytest
 import torch
 
-from brpg_lib.examples import demo, quickstart, settings
+from brpg_lib.examples import demo, quickstart
+from brpg_lib.examples.data import digits
 from brpg_lib.examples.settings import FRAMEWORKS, Settings
 from brpg_lib.examples.trainers.loop import build, train
 
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
-    monkeypatch.setattr(settings, "DIGIT_SCENES", {"labeled": 8, "unlabeled": 8, "test": 6})
+    monkeypatch.setattr(digits, "SCENES", {"labeled": 8, "unlabeled": 8, "test": 6})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from brpg_lib.examples import settings
+from brpg_lib.examples.data import digits
 from brpg_lib.examples.data.augment import to_float
 from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
@@ -74,7 +75,7 @@ def test_weights_that_cannot_be_downloaded_are_told_of(monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet50", "segformer_b0"])
 def test_trainers_take_any_network(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "DIGIT_SCENES", {"labeled": 4, "unlabeled": 4, "test": 2})
+    monkeypatch.setattr(digits, "SCENES", {"labeled": 4, "unlabeled": 4, "test": 2})
     choices = settings.Settings("u2pl", "digits", 0, 3, 33, 2, network=name, feature_dim=8)
     result = train(choices, True, tmp_path / "run.pt")
     assert 0 <= result["miou"] <= 100

@@ -1,0 +1,259 @@
+"""`brpg train`: every preset starts, trainings go on as if never stopped, and processes share the work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import same
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from trees import cityscapes_tree, coco_tree, voc_tree
+
+from brpg_lib.examples import train
+from brpg_lib.examples.data import digits
+from brpg_lib.examples.data.augment import IGNORE_INDEX
+from brpg_lib.examples.data.batches import BatchSource
+from brpg_lib.examples.networks.base import Prediction
+from brpg_lib.examples.processes import Processes
+from brpg_lib.examples.recipe import presets, read_recipe
+from brpg_lib.examples.trainers import epochs
+from brpg_lib.examples.trainers.epochs import Run
+from brpg_lib.examples.trainers.evaluation import predict, windows
+from brpg_lib.examples.trainers.losses import cross_entropy, half_hard_cross_entropy, hard_cross_entropy
+
+TREES = {"voc": voc_tree, "voc_blended": voc_tree, "cityscapes": cityscapes_tree, "coco": coco_tree}
+ALONE = Processes(0, 1, torch.device("cpu"))
+TINY = """
+data: digits
+network: compact
+pretrained: false
+size: 33
+batch_size: 2
+epochs: 4
+feature_dim: 8
+learning_rate: 0.01
+new_factor: 1
+head: {queue_size: 50, samples_per_image: 50, unlabeled_samples_per_image: 50, grid_size: 8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "SCENES", {"labeled": 4, "unlabeled": 8, "test": 4})
+
+
+@pytest.fixture(autouse=True)
+def keep_random_state() -> Any:
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def cases() -> list[Any]:
+    """Every preset; those that differ from an earlier one in their lists only are slow cases."""
+    seen, found = set(), []
+    for name in presets():
+        kind = replace(read_recipe(name), split=None)
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if str(kind) in seen else []))
+        seen.add(str(kind))
+    return found
+
+
+@pytest.mark.parametrize("preset", cases())
+def test_every_preset_starts(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two steps of each phase and a validation, with the real loading code, on a tree of the dataset's layout."""
+    recipe = read_recipe(preset)
+    root = TREES[recipe.data](tmp_path)
+    partition = tmp_path / "lists" / str(recipe.split)
+    partition.parent.mkdir(parents=True)
+    (tmp_path / "split").rename(partition)
+    small = [f"--set={change}" for change in ("size=33", "batch_size=2", "pretrained=false")]
+    place = ["--root", str(root), "--splits", str(tmp_path / "lists"), "--out", str(tmp_path / "out")]
+    assert train.main([preset, *place, *small, "--workers", "0", "--device", "cpu", "--try"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 steps, two of each phase, and a validation work" in said
+    saved = torch.load(tmp_path / "out/last.pt", weights_only=True)
+    assert saved["record"]["step"] == 6
+    assert saved["record"]["losses"]["prototype"][-1][1] >= 0
+    assert saved["record"]["validations"]
+
+
+def test_a_training_is_recorded_and_pictured(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([str(tiny), "--workers", "1", "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert [v["epoch"] for v in result["validations"]] == [1, 2, 3, 4]
+    assert {"supervised", "unsupervised", "prototype"} <= set(result["losses"])
+    assert result["losses"]["prototype"][-1][1] > 0
+    assert (tmp_path / "out/report.png").stat().st_size > 10_000
+    assert list((tmp_path / "out/tensorboard").iterdir())
+    best = torch.load(tmp_path / "out/best.pt", weights_only=True)
+    assert best["validation"]["miou"] == max(v["miou"] for v in result["validations"])
+    assert "mIoU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes", [{}, {"framework": "unimatch"}, {"precision": "bfloat16"}])
+def test_a_stopped_training_goes_on_as_if_it_had_not(tiny: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = read_recipe(str(tiny), changes)
+
+    class StopError(Exception):
+        pass
+
+    def stop(run: Run) -> None:
+        if run.record.step == 10:
+            raise StopError
+
+    runs = {}
+    for name in ("whole", "stopped", "resumed"):
+        folder = tmp_path / ("whole" if name == "whole" else "parts")
+        folder.mkdir(exist_ok=True)
+        runs[name] = Run(recipe, True, folder, ALONE, workers=0)
+        if name == "stopped":
+            with pytest.raises(StopError):
+                runs[name].train(stop)
+            continue
+        if name == "resumed":
+            runs[name].load(folder / epochs.LAST)
+            assert runs[name].record.step == 8
+        runs[name].train(lambda _: None)
+    assert same(runs["whole"].trainer.state_dict(), runs["resumed"].trainer.state_dict())
+    assert runs["whole"].record.validations == runs["resumed"].record.validations
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["nothing"], ("no such preset or file",)),
+        (["voc/classic_92"], ("--data voc needs --root",)),
+        (["voc/classic_92", "--root", "/nowhere"], ("no such directory: /nowhere",)),
+        (["voc/classic_92", "--set", "epochs=0"], ("epochs: expected at least 1, found 0",)),
+        (["voc/classic_92", "--set", "head.momentum=7"], ("momentum",)),
+        (["voc/classic_92", "--workers", "-1"], ("--workers: expected at least 0",)),
+        (["voc/classic_92", "--device", "quantum"], ("quantum",)),
+    ],
+)
+def test_what_is_said_about_wrong_usage(
+    arguments: list[str], parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*arguments, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    for part in parts:
+        assert part in said
+
+
+def test_a_batch_must_be_shared_evenly(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size: expected a multiple of the 3 processes, found 2"):
+        Run(read_recipe(str(tiny)), True, tmp_path, Processes(0, 3, torch.device("cpu")), workers=0)
+
+
+def test_what_does_not_fit_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(str(tiny))
+    run = Run(recipe, True, tmp_path, ALONE, workers=0)
+    run.save(epochs.LAST)
+    Run(read_recipe(str(tiny), {"root": "/moved"}), True, tmp_path, ALONE, workers=0).load(tmp_path / epochs.LAST)
+    with pytest.raises(ValueError, match=r"learning_rate was 0\.01 and is now 1"):
+        Run(read_recipe(str(tiny), {"learning_rate": 1}), True, tmp_path, ALONE, 0).load(tmp_path / epochs.LAST)
+    with pytest.raises(ValueError, match="made with the head"):
+        Run(recipe, False, tmp_path, ALONE, workers=0).load(tmp_path / epochs.LAST)
+
+
+def test_processes_of_torchrun_train_one_model(tiny: Path, tmp_path: Path) -> None:
+    """Two processes agree on scores; one process can go on from what they have written."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "brpg_lib.cli", "train", str(tiny)]
+    options = ["--workers", "0", "--device", "cpu", "--out", str(tmp_path / "out"), "--set", "epochs=3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    small = ["--set", "validate_every=3", "--try"]
+    done = subprocess.run([*command, *options, *small], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cpu" in " ".join(done.stdout.split())
+    saved = torch.load(tmp_path / "out/last.pt", weights_only=True)
+    assert saved["record"]["step"] == 6
+    recipe = read_recipe(str(tiny), {"epochs": 3, "validate_every": 3})
+    alone = Run(recipe, True, tmp_path / "out", ALONE, workers=0, trial=True)
+    alone.load(tmp_path / "out/last.pt")
+    assert same(alone.trainer.head.bank.prototypes, saved["parts"]["trainer"]["head.bank.prototypes"])
+
+
+def test_processes_see_different_images_and_all_of_them() -> None:
+    data = digits.load_scenes(33, seed=0)
+    whole = BatchSource(data, 33, 4, 3, 1)
+    parts = [BatchSource(data, 33, 2, 3, 1, rank=rank, ranks=2) for rank in range(2)]
+    for step in range(5):
+        for stream, count in ((0, 4), (1, 8)):
+            seen = [i for part in parts for i in part._indices(count, step, stream)]
+            assert seen == whole._indices(count, step, stream)
+    assert not torch.equal(parts[0](0).images, parts[1](0).images)
+
+
+def test_worker_processes_make_the_same_batches() -> None:
+    data = digits.load_scenes(33, seed=0)
+    source = BatchSource(data, 33, 2, 3, 1)
+    made = list(source.loader(range(2, 5), 2, torch.device("cpu")))
+    assert len(made) == 3
+    for batch, step in zip(made, range(2, 5), strict=True):
+        assert same(vars(batch), vars(source(step)))
+
+
+def test_plain_strong_views_are_mixed_only() -> None:
+    data = digits.load_scenes(33, seed=0)
+    batch = BatchSource(data, 33, 2, 3, 1, colors=False)(0)
+    outside = ~batch.boxes[0][:, None]
+    assert torch.equal(batch.strong[0] * outside, batch.weak * outside)
+
+
+@given(length=st.integers(1, 300), window=st.integers(1, 100))
+def test_windows_cover_everything(length: int, window: int) -> None:
+    found = windows(length, window)
+    covered = torch.zeros(length, dtype=torch.bool)
+    for part in found:
+        covered[part] = True
+        assert part.stop - part.start == min(window, length)
+        assert part.start >= 0
+        assert part.stop <= length
+    assert covered.all()
+
+
+class PerPixel(nn.Module):
+    """Sees one pixel at a time."""
+
+    def forward(self, images: torch.Tensor) -> Prediction:
+        logits = torch.stack([images.sum(1), -images.sum(1), images[:, 0]], dim=1)
+        return Prediction(logits, logits, None, None)
+
+
+def test_windows_change_nothing_for_a_network_without_context() -> None:
+    image = torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)
+    whole, moved = (predict(PerPixel(), image, torch.device("cpu"), window) for window in (None, 17))
+    assert whole.shape == (40, 70)
+    assert torch.equal(whole, moved)
+
+
+def test_hard_pixels_are_the_improbable_ones() -> None:
+    logits = torch.zeros(1, 2, 10, 10)
+    logits[:, 0] = 5.0
+    labels = torch.zeros(1, 10, 10, dtype=torch.long)
+    labels[0, 0] = 1  # ten hard pixels
+    labels[0, 1] = IGNORE_INDEX
+    expected = cross_entropy(logits[:, :, :1], labels[:, :1])
+    torch.testing.assert_close(hard_cross_entropy(logits, labels), expected)
+    both = (expected + cross_entropy(logits, labels)) / 2
+    torch.testing.assert_close(half_hard_cross_entropy(logits, labels), both)
+    easy = torch.zeros(1, 10, 10, dtype=torch.long)
+    assert hard_cross_entropy(logits, easy) > 0, "a tenth counts in any case"
+    nothing = torch.full((1, 10, 10), IGNORE_INDEX)
+    assert hard_cross_entropy(logits, nothing) == 0
