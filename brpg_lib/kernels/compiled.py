@@ -1,4 +1,4 @@
-"""Loops that numba compiles for the CPU; import it only where numba is installed."""
+"""Loops that numba compiles for the CPU; import it only where numba is installed, and numba from here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if "numba" not in sys.modules:
     # Its pool has a thread per core otherwise, which spin: several processes on one machine would crawl.
     os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
 import numba
+
+__all__ = ["FAST", "compiled", "numba", "torch_threads"]
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # lets sums be vectorized; infinities keep their meaning
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from brpg_lib.kernels.compiled import FAST, compiled, torch_threads
+from brpg_lib.kernels.compiled import FAST, compiled, numba, torch_threads
 from brpg_lib.kernels.lloyd import Pass, inertia_about_means
 
 _CHUNK = 4096  # rows that one task adds up; fixed, so that results do not depend on the number of threads

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from brpg_lib.kernels.compiled import compiled, torch_threads
+from brpg_lib.kernels.compiled import compiled, numba, torch_threads
 
 _CHANNELS = 32  # of which one task reads all points: two cache lines of a point, and maps that fit the cache
 
