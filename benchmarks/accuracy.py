@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,18 @@ def runs_of(arguments: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def perform(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
-    """What a training came to: from its file if it is done, else trained, from its checkpoint if there is one."""
+def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None]) -> dict[str, Any]:
+    """What a training came to: from its file if it is done, else trained, from its checkpoint if there is one.
+
+    Args:
+        run: The training.
+        folder: Of the files.
+        threads: Of its process.
+        progress: Told the number of finished iterations.
+
+    Raises:
+        ValueError: The file is of other settings.
+    """
     path = folder / f"{run.name}.json"
     settings = json.loads(json.dumps(run.settings.to_dict()))
     if path.is_file():
@@ -108,7 +119,7 @@ def perform(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
             raise ValueError(f"{path}: made with other settings; choose another --out, or delete it")
         return known
     checkpoint = folder / f"{run.name}.pt"
-    for message in run_apart(run.settings, run.variant != BASELINE, checkpoint, resume=True):
+    for message in run_apart(run.settings, run.variant != BASELINE, checkpoint, True, threads):
         if isinstance(message, int):
             progress(message)
         else:
@@ -116,7 +127,7 @@ def perform(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
     found = {
         "variant": run.variant,
         "settings": settings,
-        "environment": environment(torch.device(run.settings.device)),
+        "environment": environment(torch.device(run.settings.device)) | {"threads": threads},
         "seconds": result["seconds"],
         "peak_memory_mb": result["peak_memory"],
         **{name: result[name] for name in SCORES},
@@ -125,6 +136,35 @@ def perform(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
     checkpoint.unlink()
     checkpoint.with_suffix(".result.pt").unlink()
     return found
+
+
+def perform_all(runs: Sequence[Run], folder: Path, jobs: int, console: Console) -> list[dict[str, Any]]:
+    """The results of all trainings, in their order; the page grows with each."""
+    threads = max(1, torch.get_num_threads() // jobs)
+    found: dict[int, dict[str, Any]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar, ThreadPoolExecutor(jobs) as pool:
+        steps = bar.add_task("all trainings", total=sum(run.settings.iterations for run in runs))
+        done = [0] * len(runs)
+
+        def perform_one(index: int) -> None:
+            def progress(count: int) -> None:
+                done[index] = count
+                bar.update(steps, completed=sum(done))
+
+            found[index] = perform(runs[index], folder, threads, progress)
+            progress(runs[index].settings.iterations)
+
+        waiting = [pool.submit(perform_one, index) for index in range(len(runs))]
+        try:
+            for future in waiting:
+                future.result()
+                results = [found[index] for index in sorted(found)]
+                accuracy_report.write(results, folder)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [found[index] for index in sorted(found)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -148,6 +188,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, help="side of the crops (default: by dataset)")
     p.add_argument("--batch-size", type=int, default=12, help="labeled images per step, and unlabeled (%(default)s)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    p.add_argument(
+        "--jobs", type=int, default=1, help="trainings at the same time, which share the cores (%(default)s)"
+    )
     p.add_argument("--out", type=Path, default=Path("runs/accuracy"), metavar="DIR", help="(default: %(default)s)")
     return p
 
@@ -162,21 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.set = dict(arguments.set)
     arguments.out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    results = []
     try:
-        runs = runs_of(arguments)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-            steps = bar.add_task("all trainings", total=sum(run.settings.iterations for run in runs))
-            done = 0
-            for run in runs:
-                bar.update(steps, description=run.name)
-                results.append(
-                    perform(run, arguments.out, lambda count, done=done: bar.update(steps, completed=done + count))
-                )
-                done += run.settings.iterations
-                bar.update(steps, completed=done)
-                accuracy_report.write(results, arguments.out)
+        if arguments.jobs < 1:
+            raise ValueError(f"--jobs: expected at least 1, found {arguments.jobs}")
+        results = perform_all(runs_of(arguments), arguments.out, arguments.jobs, console)
     except (ValueError, OSError) as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2

@@ -128,12 +128,16 @@ def run_both(settings: Settings, folder: Path, resume: bool, console: Console) -
     return results
 
 
-def run_apart(settings: Settings, with_head: bool, checkpoint: Path, resume: bool) -> Iterator[int | dict[str, Any]]:
-    """Trains in a fresh process; yields the iterations done and at last the result."""
+def run_apart(
+    settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None = None
+) -> Iterator[int | dict[str, Any]]:
+    """Trains in a fresh process, with so many threads; yields the iterations done and at last the result."""
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that spin for long crawl on a busy machine
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, settings, with_head, checkpoint, resume), daemon=True)
+    process = context.Process(
+        target=_child, args=(sender, settings, with_head, checkpoint, resume, threads), daemon=True
+    )
     process.start()
     sender.close()
     try:
@@ -154,7 +158,11 @@ def run_apart(settings: Settings, with_head: bool, checkpoint: Path, resume: boo
         process.terminate()
 
 
-def _child(sender: Connection, settings: Settings, with_head: bool, checkpoint: Path, resume: bool) -> None:
+def _child(
+    sender: Connection, settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None
+) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         result = train(settings, with_head, checkpoint, resume, sender.send)
         path = checkpoint.with_suffix(".result.pt")

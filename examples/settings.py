@@ -100,6 +100,7 @@ class Settings:
         unknown = sorted(set(self.overrides) - known)
         if unknown:
             raise ValueError(f"overrides: expected fields of BRPGConfig or Schedule, found {', '.join(unknown)}")
+        _ = self.brpg, self.schedule
 
     def load_data(self) -> SegmentationData:
         """The dataset.

@@ -74,6 +74,7 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
 
 def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--frameworks", "supervised", "--seeds", "0", "--budget", "6", "--batch-size", "2", "--device", "cpu"]
+    options += ["--jobs", "2"]
     command = [*options, "--out", str(tmp_path)]
     assert accuracy.main(command) == 0
     files = sorted(path.name for path in tmp_path.glob("*.json"))
@@ -98,6 +99,8 @@ def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     ("options", "message"),
     [
         (["--set", "warmth=3"], "overrides: expected fields of BRPGConfig or Schedule, found warmth"),
+        (["--set", "temperature=hot"], "temperature: expected a number"),
+        (["--jobs", "0"], "--jobs: expected at least 1, found 0"),
         (["--data", "camvid", "--splits", "1_8_seed{seed}"], "--data camvid needs --root"),
     ],
 )
@@ -106,7 +109,7 @@ def test_wrong_usage(options: list[str], message: str, tmp_path: Path, capsys: p
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["temperature", "temperature=hot"])
+@pytest.mark.parametrize("text", ["temperature", "num_prototypes=[1,"])
 def test_wrong_setting(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         accuracy.parser().parse_args(["--set", text])
