@@ -142,7 +142,10 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, processes: Processes, 
 @contextlib.contextmanager
 def _shown(run: Run, console: Console, folder: Path) -> Iterator[Callable[[Run], None]]:
     """Progress, a line for each validation, and logs for TensorBoard where that is installed."""
-    writer = _writer(folder) if run.processes.rank == 0 else None
+    if run.processes.rank != 0:
+        yield lambda _: None
+        return
+    writer = _writer(folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     told = {"losses": run.record.step, "validations": len(run.record.validations)}
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:

@@ -162,7 +162,7 @@ class Run:
         """From the step that the record tells to the end.
 
         Args:
-            progress: Told after each step, by the first process.
+            progress: Told after each step.
 
         Returns:
             The record, complete.
@@ -196,8 +196,7 @@ class Run:
             if record.step % SAVE_EVERY == 0 or record.step % plan.epoch == 0 or last:
                 record.peak_memory = max(record.peak_memory, peak_memory(device))
                 self.save(LAST)
-            if self.processes.rank == 0:
-                progress(self)
+            progress(self)
         return record
 
     def _wrapped(self) -> nn.Module:
@@ -278,7 +277,9 @@ def build(recipe: Recipe, with_head: bool, data: SegmentationData, plan: Plan) -
     """Network, head and trainer; the shared weights are the same with and without the head."""
     torch.manual_seed(recipe.seed)
     num_classes = len(data.class_names)
-    model = build_network(recipe.network, num_classes, recipe.feature_dim if with_head else None, recipe.pretrained)
+    feature_dim = recipe.feature_dim if with_head else None
+    stride = 2 if recipe.data == "digits" else 4
+    model = build_network(recipe.network, num_classes, feature_dim, recipe.pretrained, stride=stride)
     head = None
     if with_head:
         head = PrototypeHead(num_classes, recipe.feature_dim, plan.schedule, recipe.brpg, seed=recipe.seed)
