@@ -27,6 +27,8 @@ def build_network(
     """
     if name not in NAMES:
         raise ValueError(f"network: expected one of {', '.join(NAMES)}, found {name!r}")
+    if name == "compact" and pretrained:
+        raise ValueError("pretrained: there are no ImageNet weights of the compact network; expected false")
     try:
         return _build(name, num_classes, feature_dim, pretrained, width, stride)
     except OSError as error:  # of the download

@@ -80,3 +80,8 @@ def test_trainers_take_any_network(name, tmp_path, monkeypatch):
     result = train(choices, True, tmp_path / "run.pt")
     assert 0 <= result["miou"] <= 100
     assert result["phases"] == ["collect", "learn", "learn"]
+
+
+def test_the_compact_network_cannot_be_pretrained():
+    with pytest.raises(ValueError, match="pretrained: there are no ImageNet weights of the compact network"):
+        build_network("compact", num_classes=5, feature_dim=8, pretrained=True)
