@@ -22,6 +22,7 @@ from brpg_lib.examples.demo import run_apart
 from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.options import setting
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
+from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
@@ -88,6 +89,7 @@ def runs_of(arguments: argparse.Namespace) -> list[Run]:
                     num_classes=arguments.num_classes,
                     network=arguments.network,
                     pretrained=arguments.pretrained,
+                    loss=arguments.loss,
                     overrides=arguments.set,
                 )
                 for variant in arguments.variants:
@@ -181,6 +183,7 @@ def parser() -> argparse.ArgumentParser:
                    help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
     p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
                    help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
+    p.add_argument("--loss", choices=tuple(LOSSES), default="half_hard", help="supervised loss (default: %(default)s)")
     p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="a setting of the head; may be repeated")  # fmt: skip

@@ -19,6 +19,7 @@ from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.report import write_report
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.examples.trainers.loop import train
+from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import save_atomically
 
 RUNS = {"baseline": False, "head": True}
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num-classes", type=int, help="folder: number of classes; labels are 0..N-1, or 255 where ignored")
     p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
                    help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
+    p.add_argument("--loss", choices=tuple(LOSSES), default="half_hard", help="supervised loss (default: %(default)s)")
     p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--seed", type=int, default=0, help="seed of both runs (default: %(default)s)")
     p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
@@ -69,6 +71,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         num_classes=arguments.num_classes,
         network=arguments.network,
         pretrained=arguments.pretrained,
+        loss=arguments.loss,
     )
     for flag, value, least in (
         ("--iters", settings.iterations, 1),

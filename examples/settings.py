@@ -52,7 +52,7 @@ class Settings:
     root: str | None = None
     split: str | None = None
     num_classes: int | None = None
-    loss: str = "cross_entropy"
+    loss: str = "half_hard"
     learning_rate: float = 6e-3
     weight_decay: float = 1e-2
     network: str = "compact"

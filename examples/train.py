@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         with joined(arguments.device) as processes:
             _train(recipe, arguments, processes, console)
     except (ValueError, OSError) as error:
-        if first:
-            print(f"brpg train: {error}", file=sys.stderr)
+        where = "" if first else f" (process {os.environ['RANK']})"
+        print(f"brpg train{where}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if first:

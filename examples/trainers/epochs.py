@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -205,7 +206,9 @@ class Run:
         keep_out_of_ddp(self.trainer)
         devices = [self.processes.device] if self.processes.device.type == "cuda" else None
         # each process keeps its own running statistics, and they are averaged when they are needed
-        return DistributedDataParallel(self.trainer, device_ids=devices, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(self.trainer, device_ids=devices, **{option: False})
 
     def _precision(self) -> torch.autocast:
         kind: torch.dtype = getattr(torch, self.recipe.precision)
