@@ -40,13 +40,12 @@ def joined(device: str | None = None) -> Iterator[Processes]:
     """
     rank, ranks, local = (int(os.environ.get(name, default)) for name, default in
                           (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))  # fmt: skip
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", local)
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        chosen = torch.device(f"cuda:{local}" if name == "cuda" else name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device: {chosen} cannot be used ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"--device: {name} cannot be used ({str(error).splitlines()[0]})") from error
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if ranks > 1:
