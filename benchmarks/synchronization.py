@@ -80,7 +80,7 @@ def member(rank: int, port: int, variant: str, seed: int, epochs: int, folder: P
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
-    with joined("cpu") as processes:
+    with joined(torch.device("cpu")) as processes:
         run = Run(recipe_of(seed, epochs), True, folder, processes, workers=0)
         head = run.trainer.head
         assert head is not None

@@ -28,38 +28,56 @@ class Processes:
     device: torch.device
 
 
-@contextmanager
-def joined(device: str | None = None) -> Iterator[Processes]:
-    """Joins the processes that torchrun has started, if it has.
+def usable_device(name: str | None = None) -> torch.device:
+    """The device that this process trains on.
 
     Args:
-        device: Torch device; None for the GPU of this process if there is one, else the CPU.
+        name: Of a torch device; None for the GPU of this process if there is one, else the CPU.
 
     Raises:
-        ValueError: The device cannot be used.
+        ValueError: It cannot be used.
     """
-    rank, ranks, local = (int(os.environ.get(name, default)) for name, default in
-                          (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))  # fmt: skip
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(f"cuda:{local}" if name == "cuda" else name)
-        torch.empty(0, device=chosen)
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: {name} cannot be used ({str(error).splitlines()[0]})") from error
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    return device
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Joins the processes that torchrun has started, if it has."""
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if ranks > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Processes(rank, ranks, chosen)
-    finally:
-        if ranks > 1:
-            dist.destroy_process_group()
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield Processes(rank, ranks, device)
+    if ranks > 1:  # not after an error: the others do not come here, and this one would wait for them
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_alone(processes: Processes) -> Iterator[None]:
+    """The first process passes before the others, so that what it downloads is there for them."""
+    if processes.ranks > 1 and processes.rank > 0:
+        dist.barrier()
+    yield
+    if processes.ranks > 1 and processes.rank == 0:
+        dist.barrier()
 
 
 def share_statistics(model: nn.Module) -> nn.Module:
-    """Batch norm over the images of all processes, where it can (on GPUs)."""
-    synchronized: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    """Batch norm over the images of all processes; on GPUs only."""
+    synchronized: nn.Module
+    if any(isinstance(m, _BatchNorm) and type(m).__module__.startswith("timm.") for m in model.modules()):
+        from timm.layers import convert_sync_batchnorm  # keeps the activations that timm's norms contain
+
+        synchronized = convert_sync_batchnorm(model)
+    else:
+        synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return synchronized
 
 

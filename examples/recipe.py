@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 LEAST: dict[str, float] = {
     "size": 17,
-    "batch_size": 1,
+    "batch_size": 2,
     "epochs": 1,
     "learning_rate": 0,
     "new_factor": 0,
@@ -37,6 +38,8 @@ LEAST: dict[str, float] = {
     "feature_dim": 1,
     "seed": 0,
     "validate_every": 1,
+    "supervised_epochs": 0,
+    "short_side": 1,
 }
 
 
@@ -116,7 +119,9 @@ class Recipe:
                 _require_kind(name, value, kinds[name])
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f"{name}: expected one of {', '.join(CHOICES[name])}, found {value!r}")
-            if name in LEAST and value < LEAST[name]:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}: expected a finite number, found {value}")
+            if name in LEAST and value is not None and value < LEAST[name]:
                 raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
         if not isinstance(self.head, Mapping):
             raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
@@ -193,7 +198,7 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     found = _read(path)
     for key, value in (changes or {}).items():
         if key.startswith("head."):
-            found["head"] = {**found.get("head", {}), key.removeprefix("head."): value}
+            found["head"] = {**_mapping(found, path), key.removeprefix("head."): value}
         else:
             found[key] = value
     known = [entry.name for entry in fields(Recipe)]
@@ -224,5 +229,12 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if "extends" not in found:
         return found
     base = _read(path.parent / str(found.pop("extends")), (*seen, path))
-    head = {**base.get("head", {}), **found.get("head", {})}
-    return {**base, **found, "head": head}
+    return {**base, **found, "head": {**_mapping(base, path), **_mapping(found, path)}}
+
+
+def _mapping(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of the head."""
+    head = found.get("head", {})
+    if not isinstance(head, dict):
+        raise ValueError(f"{path}: head: expected fields of BRPGConfig, found {head!r}")
+    return head

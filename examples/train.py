@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from brpg_lib.examples.options import setting
-from brpg_lib.examples.processes import Processes, joined
+from brpg_lib.examples.processes import Processes, joined, usable_device
 from brpg_lib.examples.recipe import Recipe, presets, read_recipe
 from brpg_lib.examples.train_report import draw
 from brpg_lib.examples.trainers.epochs import BEST, LAST, Run, plan_of
@@ -61,36 +66,50 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.recipe is None:
         parser().error("expected a recipe; --list shows the presets")
-    first = os.environ.get("RANK", "0") == "0"
-    console = Console(quiet=not first)
     try:
         recipe = recipe_of(arguments)
-        with joined(arguments.device) as processes:
-            _train(recipe, arguments, processes, console)
-    except (ValueError, OSError) as error:
-        where = "" if first else f" (process {os.environ['RANK']})"
-        print(f"brpg train{where}: {error}", file=sys.stderr)
+        with _usage():
+            device = usable_device(arguments.device)
+        with joined(device) as processes:
+            console = Console(quiet=processes.rank != 0)
+            run = _made(recipe, arguments, processes)
+            _try(run, console) if arguments.trial else _train(run, console)
+    except UsageError as error:
+        where = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+        print(f"brpg train{where}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        if first:
-            print("brpg train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        print("brpg train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
         return 130
     return 0
+
+
+class UsageError(Exception):
+    """What the user can mend: the recipe, the data, the place. All else ends with a traceback."""
+
+
+@contextlib.contextmanager
+def _usage() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe with the changes of the command line.
 
     Raises:
-        ValueError: Something in it is wrong.
+        UsageError: Something in it is wrong.
     """
     changes = dict(arguments.set)
     for name in ("root", "splits"):
         if getattr(arguments, name) is not None:
             changes[name] = getattr(arguments, name)
-    if arguments.workers < 0:
-        raise ValueError(f"--workers: expected at least 0, found {arguments.workers}")
-    return read_recipe(arguments.recipe, changes)
+    with _usage():
+        if arguments.workers < 0:
+            raise ValueError(f"--workers: expected at least 0, found {arguments.workers}")
+        return read_recipe(arguments.recipe, changes)
 
 
 def _list(console: Console) -> None:
@@ -101,33 +120,47 @@ def _list(console: Console) -> None:
     console.print(table)
 
 
-def _train(recipe: Recipe, arguments: argparse.Namespace, processes: Processes, console: Console) -> None:
-    name = Path(arguments.recipe).with_suffix("").as_posix().replace("/", "-").strip("-.")
-    folder: Path = arguments.out or Path("runs") / (name + ("-no-head" if arguments.no_head else ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, not arguments.no_head, folder, processes, arguments.workers, arguments.trial)
-    if arguments.resume and (folder / LAST).is_file():
-        run.load(folder / LAST)
-    head = "without the head" if arguments.no_head else "with the head"
+def _made(recipe: Recipe, arguments: argparse.Namespace, processes: Processes) -> Run:
+    """The training, at its start or where its last checkpoint is."""
+    with _usage():
+        name = Path(arguments.recipe).with_suffix("").as_posix().replace("/", "-").strip("-.")
+        folder: Path = arguments.out or Path("runs") / (name + ("-no-head" if arguments.no_head else ""))
+        last = folder / LAST
+        if last.is_file() and not arguments.resume and not arguments.trial:
+            raise ValueError(f"{folder}: holds a training; --resume goes on with it, --out names another place")
+        run = Run(recipe, not arguments.no_head, folder, processes, arguments.workers, arguments.trial)
+        if arguments.resume and not arguments.trial and last.is_file():
+            run.load(last)
+        run.require_agreement()
+        if not arguments.trial:
+            folder.mkdir(parents=True, exist_ok=True)
+        return run
+
+
+def _introduce(run: Run, console: Console) -> None:
+    recipe, ranks = run.recipe, run.processes.ranks
+    head = "without the head" if run.trainer.head is None else "with the head"
     console.print(f"[bold]{recipe.framework}[/] {head}, {recipe.network}, {run.data.description}")
     console.print(
         f"{run.plan.epochs} epochs of {run.plan.epoch} steps, {recipe.batch_size} labeled and as many unlabeled "
-        f"images per step, {processes.ranks} process{'es' if processes.ranks > 1 else ''} on {processes.device.type}"
+        f"images per step, {ranks} process{'es' if ranks > 1 else ''} on {run.processes.device.type}"
     )
-    if processes.rank == 0:
+
+
+def _train(run: Run, console: Console) -> None:
+    recipe, folder = run.recipe, run.folder
+    _introduce(run, console)
+    if run.processes.rank == 0:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
     with _shown(run, console, folder) as progress:
         record = run.train(progress)
-    if processes.rank != 0:
-        return
-    if arguments.trial:
-        _tell_trial(run, console)
+    if run.processes.rank != 0:
         return
     result = {
         "recipe": recipe.to_dict(),
-        "head": not arguments.no_head,
-        "processes": processes.ranks,
-        "device": str(processes.device.type),
+        "head": run.trainer.head is not None,
+        "processes": run.processes.ranks,
+        "device": run.processes.device.type,
         **{key: value for key, value in vars(record).items() if key != "step"},
     }
     write_atomically(json.dumps(result, indent=2) + "\n", folder / RESULT)
@@ -136,6 +169,31 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, processes: Processes, 
     console.print(
         f"mIoU {final['miou']:.2f}, boundary IoU {final['boundary_miou']:.2f} (best mIoU {record.best:.2f}, "
         f"{folder / BEST}); picture: {folder / PICTURE}, numbers: {folder / RESULT}"
+    )
+
+
+def _try(run: Run, console: Console) -> None:
+    """Two steps of each phase and a small validation; tells what the whole would take."""
+    recipe, ranks, device = run.recipe, run.processes.ranks, run.processes.device
+    _introduce(run, console)
+    times = [time.perf_counter()]
+
+    def progress(run: Run) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter())
+
+    record = run.train(progress)
+    steps = [after - before for before, after in itertools.pairwise(times)]
+    step = statistics.median(steps[1:-1])  # the first one is slow, the last one validates
+    image = max(0.0, steps[-1] - step) * ranks / len(run.test)
+    full = plan_of(recipe, len(run.data.unlabeled), trial=False)
+    validations = math.ceil(full.epochs / recipe.validate_every)
+    hours = (full.steps * step + validations * len(run.data.test) * image / ranks) / 3600
+    console.print(
+        f"{len(steps)} steps, two of each phase, and a validation work: {step:.2f} s per step, {image:.2f} s per test "
+        f"image, about {hours:.1f} h for {full.steps} steps and {validations} validations; "
+        f"peak memory {record.peak_memory:.0f} MB"
     )
 
 
@@ -182,16 +240,6 @@ def _writer(folder: Path) -> Any:
     except ModuleNotFoundError:
         return None
     return SummaryWriter(str(folder / LOGS))
-
-
-def _tell_trial(run: Run, console: Console) -> None:
-    steps = run.plan.steps
-    full = plan_of(run.recipe, len(run.data.unlabeled), trial=False).steps
-    each = run.record.seconds / steps
-    console.print(
-        f"{steps} steps, two of each phase, and a validation work: {each:.2f} s per step with the first ones and the "
-        f"validation, at most {full * each / 3600:.1f} h for all {full}; peak memory {run.record.peak_memory:.0f} MB"
-    )
 
 
 if __name__ == "__main__":

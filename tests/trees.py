@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIZE = (12, 16)
+SIZE = (36, 48)
 
 
 def write_image(path: Path, values: np.ndarray | None = None, palette: bool = False) -> None:

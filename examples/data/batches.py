@@ -90,7 +90,7 @@ class BatchSource(Dataset[Batch]):
         size: Side of the square crops.
         batch_size: Images of each kind.
         seed: Seed of the order and the augmentations.
-        strong_views: Number of strong views.
+        strong_views: Number of strong views; with 0, unlabeled images are not even read.
         colors: Whether strong views differ in color and sharpness too, or are mixed only.
         rank: Which of the processes that share every iteration's images.
         ranks: How many there are; each gets ``batch_size`` images of its own.
@@ -119,7 +119,12 @@ class BatchSource(Dataset[Batch]):
     def loader(self, iterations: range, workers: int, device: torch.device) -> DataLoader[Batch]:
         """The batches of these iterations, made by worker processes while the GPU works."""
         return DataLoader(
-            self, batch_size=None, sampler=iterations, num_workers=workers, pin_memory=device.type == "cuda"
+            self,
+            batch_size=None,
+            sampler=iterations,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
         )
 
     def _indices(self, count: int, iteration: int, stream: int) -> list[int]:
@@ -136,6 +141,12 @@ class BatchSource(Dataset[Batch]):
         """The batch of one iteration. Reseeds torch's global generator."""
         seed_iteration(self.seed, iteration, self.rank)
         images, labels = self._weak(self.data.labeled, iteration, 0)
+        if self.strong_views == 0:
+            none, no_boxes = (
+                images.new_zeros(0, *images.shape[1:]).float(),
+                labels.new_zeros(0, *labels.shape[1:]).bool(),
+            )
+            return Batch(to_float(images), labels, none, none[None], no_boxes[None], no_boxes)
         unlabeled = _WithoutLabels(self.data.unlabeled)
         weak, padding = self._weak(unlabeled, iteration, 1)
         boxes = torch.stack([cutmix_boxes(self.batch_size, self.size) for _ in range(self.strong_views)])

@@ -19,6 +19,6 @@ def load_camvid(root: Path, split: str, short_side: int | None = None) -> Segmen
         raise ValueError(f"{splits}: no such directory; expected images/, labels/ and splits/ in {root}")
     known = sorted(path.name.removesuffix("_labeled.txt") for path in splits.glob("*_labeled.txt"))
     if split not in known:
-        raise ValueError(f"--split: expected one of {', '.join(known) or '(none found)'}, found {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(known) or '(none found)'}, found {split!r}")
     names = [read_names(splits / name) for name in (f"{split}_labeled.txt", f"{split}_unlabeled.txt", "val.txt")]
     return assemble(root, (names[0], names[1], names[2]), CLASS_NAMES, short_side, f"CamVid {split}")

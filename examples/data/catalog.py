@@ -41,23 +41,27 @@ def open_data(
     """
     if name not in DATASETS:
         raise ValueError(f"data: expected one of {', '.join(DATASETS)}, found {name!r}")
+    if split is not None and name not in (*LAYOUTS, "camvid"):
+        raise ValueError(f"split: {name} has no partitions to choose from; expected none, found {split!r}")
+    if num_classes is not None and name != "folder":
+        raise ValueError(f"num_classes: known for {name}; expected none, found {num_classes}")
     if name == "digits":
         return load_scenes(size, seed)
     if root is None:
-        raise ValueError(f"--data {name} needs --root, the directory of the dataset")
+        raise ValueError(f"{name} needs root (--root), the directory of the dataset")
     directory = Path(root).expanduser()
     if name == "pets":  # which may not be there yet
         return load_pets(directory, seed, short_side)
     if not directory.is_dir():
-        raise ValueError(f"--root: no such directory: {directory}")
+        raise ValueError(f"root: no such directory: {directory}")
     if name == "camvid":
         return load_camvid(directory, split or PARTITION, short_side)
     if name in LAYOUTS:
         if split is None:
-            raise ValueError(f"--data {name} needs --split, a directory with labeled.txt and unlabeled.txt")
+            raise ValueError(f"{name} needs split (--split), a directory with labeled.txt and unlabeled.txt")
         lists = Path(split).expanduser()
         beside = [path for path in (lists / "val.txt", lists.parent / "val.txt") if path.is_file()]
         return LAYOUTS[name].load(directory, lists, beside[0] if beside else None, short_side)
     if num_classes is None or num_classes < 2:
-        raise ValueError(f"--data folder needs --num-classes, at least 2; found {num_classes}")
+        raise ValueError(f"folder needs num_classes (--num-classes), at least 2; found {num_classes}")
     return load_folder(directory, num_classes, seed, short_side)

@@ -53,4 +53,4 @@ def _build(
     from brpg_lib.examples.networks.deeplab import DeepLabV3Plus, ResNetEncoder, TimmEncoder
 
     encoder = ResNetEncoder(name, pretrained) if name in RESNETS else TimmEncoder(name, pretrained)
-    return DeepLabV3Plus(encoder, encoder.channels, num_classes, feature_dim)
+    return DeepLabV3Plus(encoder, num_classes, feature_dim)

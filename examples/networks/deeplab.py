@@ -10,7 +10,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from brpg_lib import ProjectionHead
 from brpg_lib.examples.networks.base import Segmenter, enlarge
-from brpg_lib.examples.networks.normalize import ImageNetNormalize
+from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
 
 INNER = 256
 ATROUS_RATES = [12, 24, 36]
@@ -21,18 +21,15 @@ class DeepLabV3Plus(Segmenter):
     """Atrous pyramid over the encoder's last map, joined with its map at 1/4 of the image.
 
     Args:
-        encoder: From images to a map at 1/4 and the last one.
-        channels: Channels of these two.
+        encoder: From normalized images to a map at 1/4 and the last one.
         num_classes: C.
         feature_dim: D of the representation branch; None builds none.
     """
 
-    def __init__(
-        self, encoder: nn.Module, channels: tuple[int, int], num_classes: int, feature_dim: int | None
-    ) -> None:
+    def __init__(self, encoder: ResNetEncoder | TimmEncoder, num_classes: int, feature_dim: int | None) -> None:
         super().__init__()
-        fine, coarse = channels
-        self.normalize = ImageNetNormalize()
+        fine, coarse = encoder.channels
+        self.normalize = ImageNetNormalize(*encoder.statistics)
         self.encoder = encoder
         self.low = nn.Sequential(nn.Conv2d(fine, INNER, 1), nn.BatchNorm2d(INNER), nn.ReLU(inplace=True))
         self.pyramid = ASPP(coarse, ATROUS_RATES, INNER)
@@ -61,6 +58,7 @@ class ResNetEncoder(nn.Module):
     """
 
     channels = (256, 2048)
+    statistics = (MEAN, STD)
 
     def __init__(self, name: str, pretrained: bool) -> None:
         super().__init__()
@@ -96,6 +94,8 @@ class TimmEncoder(nn.Module):
         self.chosen = (reductions.index(4), len(reductions) - 1)
         fine, coarse = (self.body.feature_info.channels()[index] for index in self.chosen)
         self.channels = (fine, coarse)
+        trained = timm.get_pretrained_cfg(name)
+        self.statistics = tuple([255 * value for value in values] for values in (trained.mean, trained.std))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps at 1/4 and 1/16."""

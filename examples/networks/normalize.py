@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +14,16 @@ STD = (58.395, 57.12, 57.375)
 
 
 class ImageNetNormalize(nn.Module):
-    """Undoes :func:`~brpg_lib.examples.data.augment.to_float`; then ImageNet's mean and standard deviation."""
+    """Undoes :func:`~brpg_lib.examples.data.augment.to_float`; then mean and standard deviation of the training.
 
-    def __init__(self) -> None:
+    Args:
+        means: Per channel, of values in 0..255; ImageNet's.
+        stds: Likewise.
+    """
+
+    def __init__(self, means: Sequence[float] = MEAN, stds: Sequence[float] = STD) -> None:
         super().__init__()
-        mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+        mean, std = torch.tensor(means)[:, None, None], torch.tensor(stds)[:, None, None]
         self.register_buffer("scale", IMAGE_SPREAD / std, persistent=False)
         self.register_buffer("shift", (IMAGE_CENTER - mean) / std, persistent=False)
 

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
 
 from brpg_lib import PrototypeHead, Schedule
-from brpg_lib.distributed import keep_out_of_ddp
+from brpg_lib.distributed import all_reduce_sum, keep_out_of_ddp, require_same_everywhere
 from brpg_lib.examples.data.batches import BatchSource, SegmentationData, seed_iteration
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.networks import build_network
-from brpg_lib.examples.processes import Processes, average_statistics, share_statistics
+from brpg_lib.examples.processes import Processes, average_statistics, first_alone, share_statistics
 from brpg_lib.examples.recipe import Recipe
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
@@ -112,12 +112,15 @@ class Run:
     def __init__(
         self, recipe: Recipe, with_head: bool, folder: Path, processes: Processes, workers: int, trial: bool = False
     ) -> None:
-        if recipe.batch_size % processes.ranks:
+        if recipe.batch_size % processes.ranks or recipe.batch_size < 2 * processes.ranks:
             raise ValueError(
-                f"batch_size: expected a multiple of the {processes.ranks} processes, found {recipe.batch_size}"
+                f"batch_size: expected a multiple of the {processes.ranks} processes, with at least 2 images for each "
+                f"(CutMix needs another one), found {recipe.batch_size}"
             )
         self.recipe, self.folder, self.processes, self.workers = recipe, folder, processes, workers
-        self.data = recipe.load_data()
+        self.trial = trial
+        with first_alone(processes):
+            self.data = recipe.load_data()
         self.test = self.data.test
         if trial:
             self.test = Subset(self.data.test, range(min(2 * processes.ranks, len(self.data.test))))
@@ -143,6 +146,7 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.record = Record(0, 0.0, 0.0, {}, [])
+        self.unread: dict[str, list[Tensor]] = defaultdict(list)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -170,7 +174,6 @@ class Run:
         """
         device, record, plan = self.processes.device, self.record, self.plan
         wrapped = self._wrapped()
-        sums: dict[str, list[Tensor]] = defaultdict(list)
         started = time.perf_counter() - record.seconds
         loader = self.batches.loader(range(record.step, plan.steps), self.workers, device)
         for batch in loader:
@@ -186,17 +189,17 @@ class Run:
             self.scheduler.step()
             self.trainer.after_step(step)
             for name, value in losses.items():
-                sums[name].append(value.detach())
+                self.unread[name].append(value.detach())
             record.step = step + 1
             last = record.step == plan.steps
             if record.step % READ_EVERY == 0 or last:
-                self._read(sums)
+                self._read()
             if record.step % (plan.epoch * self.recipe.validate_every) == 0 or last:
                 self._validate()
             record.seconds = time.perf_counter() - started
             if record.step % SAVE_EVERY == 0 or record.step % plan.epoch == 0 or last:
                 record.peak_memory = max(record.peak_memory, peak_memory(device))
-                self.save(LAST)
+                self.save()
             progress(self)
         return record
 
@@ -215,18 +218,23 @@ class Run:
         enabled = kind is not torch.float32
         return torch.autocast(self.processes.device.type, dtype=kind if enabled else None, enabled=enabled)
 
-    def _read(self, sums: dict[str, list[Tensor]]) -> None:
-        means = {name: torch.stack(values).mean().item() for name, values in sums.items()}
-        for name, mean in means.items():
+    def _read(self) -> None:
+        if not self.unread:
+            return
+        own = torch.stack([torch.stack(values).mean() for values in self.unread.values()])
+        means = (all_reduce_sum(own) / self.processes.ranks).tolist()
+        for name, mean in zip(self.unread, means, strict=True):
             self.record.losses.setdefault(name, []).append((self.record.step, mean))
-        sums.clear()
+        self.unread.clear()
 
     def _validate(self) -> None:
         average_statistics(self.trainer, self.processes.ranks)
         self.trainer.eval()
         window = self.recipe.size if self.recipe.evaluation == "sliding" else None
         with self._precision():
-            scores = score(self.trainer.evaluated, self.test, len(self.data.class_names), self.processes, window)
+            scores = score(
+                self.trainer.evaluated, self.test, len(self.data.class_names), self.processes, window, self.workers
+            )
         better = scores.miou > self.record.best
         self.record.validations.append(
             {
@@ -238,7 +246,7 @@ class Run:
                 "boundary_iou": dict(zip(self.data.class_names, scores.boundary_iou, strict=True)),
             }
         )
-        if better and self.processes.rank == 0:
+        if better and self.processes.rank == 0 and not self.trial:
             found = {
                 "recipe": self.recipe.to_dict(),
                 "model": self.trainer.evaluated.state_dict(),
@@ -246,13 +254,15 @@ class Run:
             }
             save_atomically(found, self.folder / BEST)
 
-    def save(self, name: str) -> None:
-        """Writes a checkpoint; a kill in between leaves the one before."""
+    def save(self) -> None:
+        """Writes the last checkpoint, unless this is a trial; a kill in between leaves the one before."""
+        self._read()
         average_statistics(self.trainer, self.processes.ranks)
-        if self.processes.rank == 0:
+        if self.processes.rank == 0 and not self.trial:
             state = {key: part.state_dict() for key, part in self.parts.items()}
-            saved = {"recipe": self.recipe.to_dict(), "parts": state, "record": vars(self.record)}
-            save_atomically(saved, self.folder / name)
+            plan = {"epoch": self.plan.epoch, "epochs": self.plan.epochs}
+            saved = {"recipe": self.recipe.to_dict(), "plan": plan, "parts": state, "record": vars(self.record)}
+            save_atomically(saved, self.folder / LAST)
 
     def load(self, path: Path) -> None:
         """Goes on from a checkpoint, with any number of processes.
@@ -260,7 +270,7 @@ class Run:
         Raises:
             ValueError: It was made with another recipe, or with a head where there is none now, or without.
         """
-        saved = torch.load(path, map_location=self.processes.device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)  # the queues need not lie on a GPU twice
         for name, value in self.recipe.to_dict().items():
             before = saved["recipe"].get(name)
             if before != value and name not in MAY_CHANGE:
@@ -268,12 +278,26 @@ class Run:
                     f"{path}: cannot resume, {name} was {before!r} and is now {value!r}; "
                     "use the same recipe, or leave out --resume to start anew"
                 )
+        if saved["plan"]["epoch"] != self.plan.epoch:
+            raise ValueError(
+                f"{path}: cannot resume, an epoch had {saved['plan']['epoch']} steps and has {self.plan.epoch} now; "
+                "use the same lists of images"
+            )
         had_head = any(key.startswith("head.") for key in saved["parts"]["trainer"])
         if had_head != (self.trainer.head is not None):
             raise ValueError(f"{path}: cannot resume, it was made {'with' if had_head else 'without'} the head")
         for name, part in self.parts.items():
             part.load_state_dict(saved["parts"][name])
         self.record = Record(**saved["record"])
+
+    def require_agreement(self) -> None:
+        """Require that all processes are at the same step.
+
+        Raises:
+            ValueError: They are not: some have found a checkpoint, and others none.
+        """
+        if self.processes.ranks > 1:
+            require_same_everywhere({"step": self.record.step, "epoch": self.plan.epoch}, self.processes.device)
 
 
 def build(recipe: Recipe, with_head: bool, data: SegmentationData, plan: Plan) -> Trainer:

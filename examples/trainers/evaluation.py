@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from brpg_lib.examples.data.augment import to_float
 from brpg_lib.examples.data.batches import Pairs
@@ -49,7 +50,14 @@ def windows(length: int, window: int) -> list[slice]:
     return [slice(start, start + window) for start in (min(i * stride, length - window) for i in range(count))]
 
 
-def score(model: Segmenter, pairs: Pairs, num_classes: int, processes: Processes, window: int | None = None) -> Scores:
+def score(
+    model: Segmenter,
+    pairs: Pairs,
+    num_classes: int,
+    processes: Processes,
+    window: int | None = None,
+    workers: int = 0,
+) -> Scores:
     """Scores of all images, equal in all processes; each predicts its share of them.
 
     Args:
@@ -58,9 +66,11 @@ def score(model: Segmenter, pairs: Pairs, num_classes: int, processes: Processes
         num_classes: C.
         processes: Who shares the work.
         window: See :func:`predict`.
+        workers: Processes that read images, for each of these.
     """
-    predicted = (
-        (predict(model, pairs[index][0], processes.device, window)[None], pairs[index][1][None])
-        for index in range(processes.rank, len(pairs), processes.ranks)
+    own = range(processes.rank, len(pairs), processes.ranks)
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        pairs, batch_size=None, sampler=own, num_workers=workers, generator=torch.Generator()
     )
+    predicted = ((predict(model, image, processes.device, window)[None], label[None]) for image, label in loader)
     return evaluate(predicted, num_classes, processes.device)

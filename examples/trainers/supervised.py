@@ -12,6 +12,8 @@ from brpg_lib.examples.trainers.base import Trainer
 class SupervisedTrainer(Trainer):
     """The supervised loss; with a head, prototypes of labeled pixels only."""
 
+    strong_views = 0
+
     def step(self, batch: Batch, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Supervised loss, and the prototype loss."""
         clean = self.model(batch.images, features=len(batch.images))

@@ -14,6 +14,8 @@ from brpg_lib.examples.networks.base import Segmenter
 from brpg_lib.examples.trainers.base import Trainer, untracked
 from brpg_lib.examples.trainers.losses import cross_entropy
 
+QUANTILE_OF = 2**24  # elements that torch.quantile takes in all versions
+
 
 class U2PLTrainer(Trainer):
     """The teacher, an average of the student, labels the weak view; the student learns from the mixed strong view.
@@ -40,7 +42,7 @@ class U2PLTrainer(Trainer):
         self.teacher.train()
         with torch.no_grad():
             weak = self.teacher(batch.weak, features=count)
-            probability = weak.logits.softmax(1)
+            probability = weak.logits.float().softmax(1)
             confidence, pseudo = probability.max(1)
             entropy = -(probability * probability.clamp(min=1e-8).log()).sum(1)
             pseudo = pseudo.masked_fill(batch.padding, IGNORE_INDEX)
@@ -76,7 +78,8 @@ class U2PLTrainer(Trainer):
     def reliable(self, pseudo: Tensor, entropy: Tensor, iteration: int) -> Tensor:
         """Pseudo labels without the pixels of the highest entropy."""
         share = self.dropped * (1 - iteration / self.iterations)
-        limit = torch.quantile(entropy[pseudo != IGNORE_INDEX], 1 - share)
+        known = entropy[pseudo != IGNORE_INDEX]
+        limit = torch.quantile(known[:: 1 + len(known) // QUANTILE_OF], 1 - share)
         return pseudo.masked_fill(entropy > limit, IGNORE_INDEX)
 
     @torch.no_grad()

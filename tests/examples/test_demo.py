@@ -101,9 +101,9 @@ def test_shared_weights_start_equal():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "camvid"], "needs --root"),
-        (["--data", "camvid", "--root", "/nowhere"], "--root: no such directory: /nowhere"),
-        (["--data", "folder", "--root", "."], "needs --num-classes"),
+        (["--data", "camvid"], "camvid needs root"),
+        (["--data", "camvid", "--root", "/nowhere"], "root: no such directory: /nowhere"),
+        (["--data", "folder", "--root", "."], "folder needs num_classes"),
         (["--iters", "0"], "--iters: expected at least 1, found 0"),
         (["--device", "nonsense"], "--device: nonsense cannot be used"),
     ],

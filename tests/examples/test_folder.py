@@ -111,4 +111,4 @@ def test_camvid_split(root):
     data = load_camvid(root, "a", 24)
     assert [len(part) for part in (data.labeled, data.unlabeled, data.test)] == [1, 2, 1]
     assert len(data.class_names) == 11
-    fails(lambda: load_camvid(root, "b"), "--split: expected one of a, found 'b'")
+    fails(lambda: load_camvid(root, "b"), "split: expected one of a, found 'b'")
