@@ -22,6 +22,7 @@ PAGE, PICTURE = "accuracy.md", "accuracy.png"
 BASELINE = "no head"
 METRICS = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 CONFIDENCE = 0.95
+MOST_JOINED = 6
 COLORS = {BASELINE: "darkgray", "BRPG": "tab:blue"}
 
 
@@ -145,12 +146,12 @@ def draw(results: Results) -> Any:
 
 
 def draw_metric(axis: Axes, results: Results, metric: str) -> None:
-    """One column per framework and variant."""
+    """One column per framework and variant; many lines from one column would hide what they join."""
     columns = unique((r["settings"]["framework"], r["variant"]) for r in results)
     place = {column: index for index, column in enumerate(columns)}
     for framework, variant in columns:
         for before, after in paired(results, framework, variant):
-            if variant != BASELINE:
+            if variant != BASELINE and len(columns) <= MOST_JOINED:
                 x = [place[framework, BASELINE], place[framework, variant]]
                 axis.plot(x, [before[metric], after[metric]], color="lightgray", zorder=1)
         values = [r[metric] for r in results if (r["settings"]["framework"], r["variant"]) == (framework, variant)]
