@@ -87,7 +87,7 @@ def test_every_preset_starts(preset: str, tmp_path: Path, capsys: pytest.Capture
     partition = tmp_path / "lists" / str(recipe.split)
     partition.parent.mkdir(parents=True)
     (tmp_path / "split").rename(partition)
-    small = [f"--set={change}" for change in ("size=33", "batch_size=2", "pretrained=false")]
+    small = [f"--set={change}" for change in ("size=33", "batch_size=2", "pretrained=false", "head.queue_size=100")]
     place = ["--root", str(root), "--splits", str(tmp_path / "lists"), "--out", str(tmp_path / "out")]
     assert train.main([preset, *place, *small, "--workers", "0", "--device", "cpu", "--try"]) == 0
     said = " ".join(capsys.readouterr().out.split())
