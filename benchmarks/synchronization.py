@@ -121,6 +121,10 @@ def perform(variant: str, seed: int, epochs: int) -> dict[str, Any]:
         arguments = (free_port(), variant, seed, epochs, Path(folder))
         multiprocessing.spawn(member, arguments, nprocs=PROCESSES)
         found: dict[str, Any] = json.loads((Path(folder) / "found.json").read_text())
+    if not found["distances"]:
+        raise ValueError(
+            f"--epochs: expected more than {epochs}; not every class of seed {seed} had prototypes by then"
+        )
     return found
 
 

@@ -25,7 +25,7 @@ def test_the_page_tells_drift_and_difference() -> None:
 
 @pytest.mark.slow
 def test_prototypes_stay_equal_only_where_they_are_moved_together(tmp_path: Path) -> None:
-    assert synchronization.main(["--seeds", "0", "--epochs", "2", "--out", str(tmp_path)]) == 0
+    assert synchronization.main(["--seeds", "0", "--epochs", "3", "--out", str(tmp_path)]) == 0
     together, alone = json.loads((tmp_path / synchronization.RESULT).read_text())["results"]
     assert all(value == pytest.approx(0, abs=1e-6) for _, value in together["distances"])
     assert alone["distances"][-1][1] > 1e-4
