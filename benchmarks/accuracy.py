@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from brpg_lib.benchmarks import accuracy_report, command
 from brpg_lib.benchmarks.accuracy_report import BASELINE
@@ -21,6 +20,7 @@ from brpg_lib.benchmarks.measure import environment
 from brpg_lib.examples.demo import run_apart
 from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.options import setting
+from brpg_lib.examples.progress import progress_bar
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import write_atomically
@@ -143,30 +143,28 @@ def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None
 def perform_all(runs: Sequence[Run], folder: Path, jobs: int, console: Console) -> list[dict[str, Any]]:
     """The results of all trainings, in their order; the page grows with each."""
     threads = max(1, torch.get_num_threads() // jobs)
-    found: dict[int, dict[str, Any]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar, ThreadPoolExecutor(jobs) as pool:
+    results: list[dict[str, Any]] = []
+    with progress_bar(console) as bar, ThreadPoolExecutor(jobs) as pool:
         steps = bar.add_task("all trainings", total=sum(run.settings.iterations for run in runs))
         done = [0] * len(runs)
 
-        def perform_one(index: int) -> None:
+        def perform_one(index: int) -> dict[str, Any]:
             def progress(count: int) -> None:
                 done[index] = count
                 bar.update(steps, completed=sum(done))
 
-            found[index] = perform(runs[index], folder, threads, progress)
+            found = perform(runs[index], folder, threads, progress)
             progress(runs[index].settings.iterations)
+            return found
 
-        waiting = [pool.submit(perform_one, index) for index in range(len(runs))]
         try:
-            for future in waiting:
-                future.result()
-                results = [found[index] for index in sorted(found)]
+            for result in pool.map(perform_one, range(len(runs))):
+                results.append(result)
                 accuracy_report.write(results, folder)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [found[index] for index in sorted(found)]
+    return results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -183,7 +181,9 @@ def parser() -> argparse.ArgumentParser:
                    help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
     p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
                    help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
-    p.add_argument("--loss", choices=tuple(LOSSES), default="half_hard", help="supervised loss (default: %(default)s)")
+    p.add_argument(
+        "--loss", choices=tuple(LOSSES), default=Settings.loss, help="supervised loss (default: %(default)s)"
+    )
     p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="a setting of the head; may be repeated")  # fmt: skip

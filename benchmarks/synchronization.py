@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from brpg_lib.benchmarks import command
 from brpg_lib.benchmarks.accuracy_report import interval
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.benchmarks.tables import Table
-from brpg_lib.examples.processes import joined
+from brpg_lib.examples.processes import free_port, joined
 from brpg_lib.examples.recipe import Recipe
 from brpg_lib.examples.trainers.epochs import Run
 from brpg_lib.files import write_atomically
@@ -106,13 +105,6 @@ def member(rank: int, port: int, variant: str, seed: int, epochs: int, folder: P
                 **{name: record.validations[-1][name] for name in ("miou", "boundary_miou")},
             }
             (folder / "found.json").write_text(json.dumps(found))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def perform(variant: str, seed: int, epochs: int) -> dict[str, Any]:

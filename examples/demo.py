@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from brpg_lib.examples.networks import NAMES
+from brpg_lib.examples.progress import progress_bar
 from brpg_lib.examples.report import write_report
 from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
 from brpg_lib.examples.trainers.loop import train
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num-classes", type=int, help="folder: number of classes; labels are 0..N-1, or 255 where ignored")
     p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
                    help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
-    p.add_argument("--loss", choices=tuple(LOSSES), default="half_hard", help="supervised loss (default: %(default)s)")
+    p.add_argument(
+        "--loss", choices=tuple(LOSSES), default=Settings.loss, help="supervised loss (default: %(default)s)"
+    )
     p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--seed", type=int, default=0, help="seed of both runs (default: %(default)s)")
     p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
@@ -117,8 +119,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_both(settings: Settings, folder: Path, resume: bool, console: Console) -> dict[str, dict[str, Any]]:
     """Trains both, one after the other, each in a process of its own so that its peak memory is its own."""
     results = {}
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+    with progress_bar(console) as bar:
         names = {"baseline": "without head", "head": "with head"}
         tasks = {run: bar.add_task(names[run], total=settings.iterations, start=False) for run in RUNS}
         for run, with_head in RUNS.items():

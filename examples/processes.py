@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,13 @@ def usable_device(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: {name} cannot be used ({str(error).splitlines()[0]})") from error
     return device
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -132,6 +132,11 @@ class Recipe:
         """The head's hyper-parameters."""
         return BRPGConfig.from_dict(self.head)
 
+    @property
+    def window(self) -> int | None:
+        """Side of the windows that are evaluated; None where whole images are."""
+        return self.size if self.evaluation == "sliding" else None
+
     def schedule(self, epoch_iterations: int) -> Schedule:
         """The head's phases, with epochs of so many iterations."""
         return Schedule.from_epochs(

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from brpg_lib.examples.options import setting
 from brpg_lib.examples.processes import Processes, joined, usable_device
+from brpg_lib.examples.progress import progress_bar
 from brpg_lib.examples.recipe import Recipe, presets, read_recipe
 from brpg_lib.examples.train_report import draw
 from brpg_lib.examples.trainers.epochs import BEST, LAST, Run, plan_of
@@ -204,27 +204,26 @@ def _shown(run: Run, console: Console, folder: Path) -> Iterator[Callable[[Run],
         yield lambda _: None
         return
     writer = _writer(folder)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    told = {"losses": run.record.step, "validations": len(run.record.validations)}
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+    told = len(run.record.validations)
+    with progress_bar(console) as bar:
         task = bar.add_task("training", total=run.plan.steps, completed=run.record.step)
 
         def show(run: Run) -> None:
+            nonlocal told
             record = run.record
             bar.update(task, completed=record.step, description=run.phase)
-            for validation in record.validations[told["validations"] :]:
+            for validation in record.validations[told:]:
                 line = f"epoch {validation['epoch']:.0f}: mIoU {validation['miou']:.2f}, "
                 console.print(f"{line}boundary IoU {validation['boundary_miou']:.2f}")
                 if writer is not None:
                     for name in ("miou", "boundary_miou"):
                         writer.add_scalar(f"validation/{name}", validation[name], validation["step"])
-            told["validations"] = len(record.validations)
+            told = len(record.validations)
             if writer is not None:
-                for name, values in record.losses.items():
-                    if values[-1][0] > told["losses"]:
-                        writer.add_scalar(f"loss/{name}", values[-1][1], values[-1][0])
-                if any(values[-1][0] == record.step for values in record.losses.values()):
-                    told["losses"] = record.step
+                new = {name: values[-1][1] for name, values in record.losses.items() if values[-1][0] == record.step}
+                for name, value in new.items():
+                    writer.add_scalar(f"loss/{name}", value, record.step)
+                if new:
                     writer.add_scalar("learning_rate", run.scheduler.get_last_lr()[0], record.step)
 
         try:

@@ -62,13 +62,13 @@ def _draw_classes(axis: Axes, final: dict[str, Any]) -> None:
 
 def _draw_examples(figure: Any, run: Run) -> None:
     """From equal parts of the test set, an image each: itself, the truth, the prediction."""
-    model, window = run.trainer.eval().evaluated, run.recipe.size if run.recipe.evaluation == "sliding" else None
+    model = run.trainer.eval().evaluated
     palette = class_colors(len(run.data.class_names))
     chosen = np.linspace(0, len(run.test) - 1, min(EXAMPLES, len(run.test))).round().astype(int).tolist()
     grid = figure.subplots(3, len(chosen), squeeze=False)
     for column, index in zip(grid.T, chosen, strict=True):
         image, label = run.test[index]
-        prediction = predict(model, image, run.processes.device, window).cpu()
+        prediction = predict(model, image, run.processes.device, run.recipe.window).cpu()
         pictures = (image.permute(1, 2, 0).numpy(), paint(label, palette), paint(prediction, palette))
         for axis, picture, title in zip(column, pictures, ("image", "ground truth", "prediction"), strict=True):
             axis.imshow(picture, interpolation="nearest")

@@ -6,7 +6,6 @@ import datetime
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from brpg_lib.examples.processes import free_port
 
 PRELOADED = [
     "torch",
@@ -37,13 +38,6 @@ def context() -> Any:
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(PRELOADED)
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def member(job: Job, index: int, ranks: int, folder: Path, port: int, arguments: tuple[Any, ...]) -> None:

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
 
-from brpg_lib import PrototypeHead, Schedule
+from brpg_lib import Schedule
 from brpg_lib.distributed import all_reduce_sum, keep_out_of_ddp, require_same_everywhere
-from brpg_lib.examples.data.batches import BatchSource, SegmentationData, seed_iteration
+from brpg_lib.examples.data.batches import BatchSource, seed_iteration
 from brpg_lib.examples.memory import peak_memory
-from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.processes import Processes, average_statistics, first_alone, share_statistics
 from brpg_lib.examples.recipe import Recipe
-from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.build import build
+from brpg_lib.examples.trainers.checkpoints import read, restore, states
 from brpg_lib.examples.trainers.evaluation import score
-from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import save_atomically
 
 LAST, BEST = "last.pt", "best.pt"
@@ -125,7 +124,9 @@ class Run:
         if trial:
             self.test = Subset(self.data.test, range(min(2 * processes.ranks, len(self.data.test))))
         self.plan = plan_of(recipe, len(self.data.unlabeled), trial)
-        self.trainer = build(recipe, with_head, self.data, self.plan)
+        schedule = self.plan.schedule if with_head else None
+        self.trainer = build(recipe, len(self.data.class_names), self.plan.steps, schedule)
+        self.trainer.supervised_only = self.plan.supervised_only
         device = processes.device
         if processes.ranks > 1 and device.type == "cuda":
             self.trainer = share_statistics(self.trainer)
@@ -192,7 +193,7 @@ class Run:
                 self.unread[name].append(value.detach())
             record.step = step + 1
             last = record.step == plan.steps
-            if record.step % READ_EVERY == 0 or last:
+            if record.step % READ_EVERY == 0:
                 self._read()
             if record.step % (plan.epoch * self.recipe.validate_every) == 0 or last:
                 self._validate()
@@ -230,11 +231,9 @@ class Run:
     def _validate(self) -> None:
         average_statistics(self.trainer, self.processes.ranks)
         self.trainer.eval()
-        window = self.recipe.size if self.recipe.evaluation == "sliding" else None
+        names, window = self.data.class_names, self.recipe.window
         with self._precision():
-            scores = score(
-                self.trainer.evaluated, self.test, len(self.data.class_names), self.processes, window, self.workers
-            )
+            scores = score(self.trainer.evaluated, self.test, len(names), self.processes, window, self.workers)
         better = scores.miou > self.record.best
         self.record.validations.append(
             {
@@ -242,8 +241,8 @@ class Run:
                 "step": self.record.step,
                 "miou": scores.miou,
                 "boundary_miou": scores.boundary_miou,
-                "iou": dict(zip(self.data.class_names, scores.iou, strict=True)),
-                "boundary_iou": dict(zip(self.data.class_names, scores.boundary_iou, strict=True)),
+                "iou": dict(zip(names, scores.iou, strict=True)),
+                "boundary_iou": dict(zip(names, scores.boundary_iou, strict=True)),
             }
         )
         if better and self.processes.rank == 0 and not self.trial:
@@ -259,9 +258,12 @@ class Run:
         self._read()
         average_statistics(self.trainer, self.processes.ranks)
         if self.processes.rank == 0 and not self.trial:
-            state = {key: part.state_dict() for key, part in self.parts.items()}
-            plan = {"epoch": self.plan.epoch, "epochs": self.plan.epochs}
-            saved = {"recipe": self.recipe.to_dict(), "plan": plan, "parts": state, "record": vars(self.record)}
+            saved = {
+                "recipe": self.recipe.to_dict(),
+                "epoch": self.plan.epoch,
+                "parts": states(self.parts),
+                "record": vars(self.record),
+            }
             save_atomically(saved, self.folder / LAST)
 
     def load(self, path: Path) -> None:
@@ -270,24 +272,16 @@ class Run:
         Raises:
             ValueError: It was made with another recipe, or with a head where there is none now, or without.
         """
-        saved = torch.load(path, map_location="cpu", weights_only=True)  # the queues need not lie on a GPU twice
-        for name, value in self.recipe.to_dict().items():
-            before = saved["recipe"].get(name)
-            if before != value and name not in MAY_CHANGE:
-                raise ValueError(
-                    f"{path}: cannot resume, {name} was {before!r} and is now {value!r}; "
-                    "use the same recipe, or leave out --resume to start anew"
-                )
-        if saved["plan"]["epoch"] != self.plan.epoch:
+        saved = read(path, "recipe", self.recipe.to_dict(), MAY_CHANGE)
+        if saved["epoch"] != self.plan.epoch:
             raise ValueError(
-                f"{path}: cannot resume, an epoch had {saved['plan']['epoch']} steps and has {self.plan.epoch} now; "
+                f"{path}: cannot resume, an epoch had {saved['epoch']} steps and has {self.plan.epoch} now; "
                 "use the same lists of images"
             )
         had_head = any(key.startswith("head.") for key in saved["parts"]["trainer"])
         if had_head != (self.trainer.head is not None):
             raise ValueError(f"{path}: cannot resume, it was made {'with' if had_head else 'without'} the head")
-        for name, part in self.parts.items():
-            part.load_state_dict(saved["parts"][name])
+        restore(self.parts, saved["parts"])
         self.record = Record(**saved["record"])
 
     def require_agreement(self) -> None:
@@ -298,22 +292,6 @@ class Run:
         """
         if self.processes.ranks > 1:
             require_same_everywhere({"step": self.record.step, "epoch": self.plan.epoch}, self.processes.device)
-
-
-def build(recipe: Recipe, with_head: bool, data: SegmentationData, plan: Plan) -> Trainer:
-    """Network, head and trainer; the shared weights are the same with and without the head."""
-    torch.manual_seed(recipe.seed)
-    num_classes = len(data.class_names)
-    feature_dim = recipe.feature_dim if with_head else None
-    stride = 2 if recipe.data == "digits" else 4
-    model = build_network(recipe.network, num_classes, feature_dim, recipe.pretrained, stride=stride)
-    head = None
-    if with_head:
-        head = PrototypeHead(num_classes, recipe.feature_dim, plan.schedule, recipe.brpg, seed=recipe.seed)
-    trainer = TRAINERS[recipe.framework](model, head, plan.steps, recipe.seed)
-    trainer.supervised_only = plan.supervised_only
-    trainer.supervised_loss = LOSSES[recipe.loss]
-    return trainer
 
 
 def optimizer_of(recipe: Recipe, trainer: Trainer) -> torch.optim.Optimizer:

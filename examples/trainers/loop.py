@@ -9,37 +9,21 @@ from typing import Any
 
 import torch
 
-from brpg_lib import PrototypeHead
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import BatchSource, SegmentationData
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.metrics import evaluate
-from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.settings import Settings
-from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.build import build
+from brpg_lib.examples.trainers.checkpoints import read, restore, states
 from brpg_lib.examples.trainers.evaluation import predict
-from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import save_atomically
 
 WARMUP_SHARE = 0.15
 CHECKPOINTS = 10
 
 Progress = Callable[[int], None]
-
-
-def build(settings: Settings, num_classes: int, with_head: bool) -> Trainer:
-    """Network, head and trainer; the shared weights are the same with and without the head."""
-    torch.manual_seed(settings.seed)
-    stride = 2 if settings.data == "digits" else 4
-    feature_dim = settings.feature_dim if with_head else None
-    model = build_network(settings.network, num_classes, feature_dim, settings.pretrained, settings.width, stride)
-    head = None
-    if with_head:
-        head = PrototypeHead(num_classes, settings.feature_dim, settings.schedule, settings.brpg, seed=settings.seed)
-    trainer = TRAINERS[settings.framework](model, head, settings.iterations, settings.seed)
-    trainer.supervised_loss = LOSSES[settings.loss]
-    return trainer.to(settings.device)
 
 
 def train(
@@ -61,14 +45,16 @@ def train(
         Scores, histories and pictures of the run, as plain types and tensors.
     """
     data = settings.load_data()
-    trainer = build(settings, len(data.class_names), with_head)
+    schedule = settings.schedule if with_head else None
+    trainer = build(settings, len(data.class_names), settings.iterations, schedule, settings.width)
+    trainer.to(settings.device)
     batches = BatchSource(data, settings.size, settings.batch_size, settings.seed, trainer.strong_views)
     optimizer = torch.optim.AdamW(
         trainer.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations))
     run = {"iteration": 0, "seconds": 0.0, "history": {}, "phases": [], "peak_memory": 0.0}
-    parts = {"trainer": trainer, "optimizer": optimizer, "schedule": schedule}
+    parts = {"trainer": trainer, "optimizer": optimizer, "scheduler": scheduler}
     if resume and checkpoint.is_file():
         run = load(checkpoint, settings, parts)
 
@@ -83,7 +69,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        schedule.step()
+        scheduler.step()
         trainer.after_step(iteration)
         for name, value in losses.items():
             run["history"].setdefault(name, []).append([iteration, value.item()])
@@ -104,8 +90,7 @@ def poly(iteration: int, total: int) -> float:
 
 def save(path: Path, settings: Settings, parts: dict[str, Any], run: dict[str, Any]) -> None:
     """Writes a checkpoint; a kill in between leaves the one before."""
-    state = {name: part.state_dict() for name, part in parts.items()}
-    save_atomically({"settings": settings.to_dict(), "parts": state, "run": run}, path)
+    save_atomically({"settings": settings.to_dict(), "parts": states(parts), "run": run}, path)
 
 
 def load(path: Path, settings: Settings, parts: dict[str, Any]) -> dict[str, Any]:
@@ -114,15 +99,8 @@ def load(path: Path, settings: Settings, parts: dict[str, Any]) -> dict[str, Any
     Raises:
         ValueError: It was made with other settings.
     """
-    saved = torch.load(path, map_location=settings.device, weights_only=True)
-    for name, value in settings.to_dict().items():
-        if saved["settings"].get(name) != value:
-            raise ValueError(
-                f"{path}: cannot resume, {name} was {saved['settings'].get(name)!r} and is now {value!r}; "
-                "use the same settings, or leave out --resume to start anew"
-            )
-    for name, part in parts.items():
-        part.load_state_dict(saved["parts"][name])
+    saved = read(path, "settings", settings.to_dict())
+    restore(parts, saved["parts"])
     run: dict[str, Any] = saved["run"]
     return run
 

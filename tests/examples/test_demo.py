@@ -6,7 +6,8 @@ import torch
 from brpg_lib.examples import demo, quickstart
 from brpg_lib.examples.data import digits
 from brpg_lib.examples.settings import FRAMEWORKS, Settings
-from brpg_lib.examples.trainers.loop import build, train
+from brpg_lib.examples.trainers.build import build
+from brpg_lib.examples.trainers.loop import train
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,11 @@ def test_runs_are_the_same_until_the_head_has_a_say(framework, tmp_path):
 
 
 def test_shared_weights_start_equal():
-    without, with_head = (build(tiny("u2pl"), 11, head).model.state_dict() for head in (False, True))
+    choices = tiny("u2pl")
+    without, with_head = (
+        build(choices, 11, choices.iterations, schedule, choices.width).model.state_dict()
+        for schedule in (None, choices.schedule)
+    )
     assert all(torch.equal(value, with_head[name]) for name, value in without.items())
 
 

@@ -1,0 +1,51 @@
+"""Network, head and trainer from what a demo or a recipe chooses."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from brpg_lib import BRPGConfig, PrototypeHead, Schedule
+from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.trainers import TRAINERS
+from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.losses import LOSSES
+
+
+class Choices(Protocol):
+    """What both :class:`~brpg_lib.examples.settings.Settings` and :class:`~brpg_lib.examples.recipe.Recipe` say."""
+
+    framework: str
+    data: str
+    network: str
+    pretrained: bool
+    feature_dim: int
+    loss: str
+    seed: int
+
+    @property
+    def brpg(self) -> BRPGConfig:
+        """The head's hyper-parameters."""
+
+
+def build(choices: Choices, num_classes: int, steps: int, schedule: Schedule | None, width: int = 32) -> Trainer:
+    """A trainer on the CPU; the shared weights are the same with and without the head.
+
+    Args:
+        choices: Names and sizes.
+        num_classes: C.
+        steps: Of the whole training.
+        schedule: The head's phases; None builds no head.
+        width: Of the compact network.
+    """
+    torch.manual_seed(choices.seed)
+    stride = 2 if choices.data == "digits" else 4
+    feature_dim = None if schedule is None else choices.feature_dim
+    model = build_network(choices.network, num_classes, feature_dim, choices.pretrained, width, stride)
+    head = None
+    if schedule is not None:
+        head = PrototypeHead(num_classes, choices.feature_dim, schedule, choices.brpg, seed=choices.seed)
+    trainer = TRAINERS[choices.framework](model, head, steps, choices.seed)
+    trainer.supervised_loss = LOSSES[choices.loss]
+    return trainer
