@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -252,6 +253,18 @@ def test_a_place_that_holds_a_training(tiny: Path, tmp_path: Path, capsys: pytes
     assert "holds a training; --resume goes on with it" in capsys.readouterr().err
     assert train.main([*command, "--try"]) == 0
     assert (tmp_path / "out/last.pt").read_bytes() == before
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_training_on_a_gpu(tiny: Path, tmp_path: Path, precision: str) -> None:
+    command = [str(tiny), "--workers", "1", "--device", "cuda", "--out", str(tmp_path / "out")]
+    assert train.main([*command, "--set", f"precision={precision}"]) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["device"] == "cuda"
+    assert len(result["validations"]) == 4
+    assert all(math.isfinite(mean) for values in result["losses"].values() for _, mean in values)
+    assert result["losses"]["prototype"][-1][1] > 0
 
 
 def test_processes_see_different_images_and_all_of_them() -> None:
