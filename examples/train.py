@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from brpg_lib.examples.options import setting
 from brpg_lib.examples.processes import Processes, joined, usable_device
@@ -113,8 +113,9 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 
 def _list(console: Console) -> None:
-    table = Table("preset", "data", "split", "network", "crop", "epochs")
-    for name in presets():
+    names = presets()
+    table = Table(Column("preset", min_width=max(map(len, names))), "data", "split", "network", "crop", "epochs")
+    for name in names:
         r = read_recipe(name)
         table.add_row(name, r.data, r.split, r.network, str(r.size), str(r.epochs))
     console.print(table)

@@ -66,12 +66,12 @@ def _draw_examples(figure: Any, run: Run) -> None:
     palette = class_colors(len(run.data.class_names))
     chosen = np.linspace(0, len(run.test) - 1, min(EXAMPLES, len(run.test))).round().astype(int).tolist()
     grid = figure.subplots(3, len(chosen), squeeze=False)
-    for column, index in zip(grid.T, chosen, strict=True):
+    for place, (column, index) in enumerate(zip(grid.T, chosen, strict=True)):
         image, label = run.test[index]
         prediction = predict(model, image, run.processes.device, run.recipe.window).cpu()
         pictures = (image.permute(1, 2, 0).numpy(), paint(label, palette), paint(prediction, palette))
         for axis, picture, title in zip(column, pictures, ("image", "ground truth", "prediction"), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            if column is grid.T[0]:
+            if place == 0:
                 axis.set_ylabel(title)

@@ -159,6 +159,12 @@ def test_what_is_said_about_wrong_usage(
         assert part in said
 
 
+def test_the_list_shows_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in presets())
+
+
 def test_a_batch_must_be_shared_evenly(tiny: Path, tmp_path: Path) -> None:
     for ranks, size in ((3, 4), (2, 2)):
         recipe = read_recipe(str(tiny), {"batch_size": size})
