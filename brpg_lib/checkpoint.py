@@ -22,6 +22,8 @@ SHAPING = (
     "config.rare_class_fallback",
 )
 """Settings that the sizes of the state depend on. The others can be changed in a training that goes on."""
+BEFORE: dict[str, Any] = {"config.point_balance": 0.0}
+"""What the library did before it had a setting, which older checkpoints do not mention."""
 PROGRESS = ("version", "iteration", "seed")
 
 
@@ -49,7 +51,7 @@ def require_loadable(own: Mapping[str, Any], saved: Mapping[str, Any], strict: b
     known = isinstance(version, int) and OLDEST <= version <= VERSION
     advice = "upgrade brpg-lib" if isinstance(version, int) and version > VERSION else "it is no state of a head"
     require(known, "state_dict", f"a state of version {OLDEST} to {VERSION}", f"version {version!r}; {advice}")
-    mine, theirs = flat(own), flat(saved)
+    mine, theirs = flat(own), BEFORE | flat(saved)
     differing = {
         name: f"{name} is {theirs.get(name)!r}, here {mine.get(name)!r}"
         for name in mine | theirs

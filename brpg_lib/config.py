@@ -49,6 +49,9 @@ class BRPGConfig:
         momentum: Share of a prototype that an update keeps.
         misclassified_weight: How many times a point counts, in the mean of the loss and in the mean that moves its
             prototype, when the prototypes put it into a wrong class.
+        point_balance: Exponent ``e`` of each class's weight ``1 / (number of its points) ** e`` in the mean of the
+            loss: 0 for the mean over points, as published; 1 for the mean over classes of the mean over their points.
+            (The momentum update knows no such weight: the points that move a prototype are all of one class.)
         loss_weight: Weight of the prototype loss in the total (lambda_pro).
         align_corners: How feature and label pixels correspond; as in ``torch.nn.functional.interpolate``.
         ignore_index: Label of pixels without a class.
@@ -77,6 +80,7 @@ class BRPGConfig:
     temperature: float = 0.1
     momentum: float = 0.99
     misclassified_weight: float = 1.0
+    point_balance: float = 0.0
     loss_weight: float = 1.0
     align_corners: bool = True
     ignore_index: int = 255
@@ -138,6 +142,7 @@ class BRPGConfig:
         require_number("temperature", self.temperature, 0.0, 1e6, open_low=True)
         require_number("momentum", self.momentum, 0.0, 1.0)
         require_number("misclassified_weight", self.misclassified_weight, 0.0, 1e6)
+        require_number("point_balance", self.point_balance, 0.0, 10.0)
         require_number("loss_weight", self.loss_weight, 0.0, 1e6)
         require_integer("ignore_index", self.ignore_index, -MAX_SIZE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 DEAD_AFTER = 500
@@ -43,7 +44,7 @@ def used(hits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return hit, hit.flatten(1).any(1)[:, None, None] & mask
 
 
-def points(similarity: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def points(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """How many points have a class in 0..C-1, and for how many of them it is the most similar one.
 
     Args:
@@ -52,11 +53,11 @@ def points(similarity: Tensor, classes: Tensor, num_classes: int) -> tuple[Tenso
         num_classes: Number of classes C.
 
     Returns:
-        Two ``()`` float32.
+        ``(2,)`` float32.
     """
     counted = (classes >= 0) & (classes < num_classes)
     right = counted & (similarity.detach().argmax(dim=1) == classes)
-    return counted.sum().float(), right.sum().float()
+    return torch.stack((counted.sum(), right.sum())).float()
 
 
 def warnings_about(dead: Tensor, collapsed: Tensor, num_prototypes: Tensor) -> dict[str, str]:

@@ -23,7 +23,8 @@ class StepSums(NamedTuple):
     Attributes:
         pull: ``(M, D + 1)`` float32, what moves each of the M prototypes.
         hits: ``(M,)`` float32, points of each prototype.
-        terms: ``(2, 4)`` float32, for labeled and unlabeled points: loss, weight, points, points classified right.
+        terms: ``(2, C, 2)`` float32, for labeled and unlabeled points of each class: loss, weight.
+        counts: ``(2, 2)`` float32, likewise over all classes: points, points classified right.
         pixels: ``(C,)`` float32, labeled pixels of each class, where they are counted.
         dropped: ``()`` float32, points left out.
     """
@@ -31,13 +32,14 @@ class StepSums(NamedTuple):
     pull: Tensor
     hits: Tensor
     terms: Tensor
+    counts: Tensor
     pixels: Tensor
     dropped: Tensor
 
     @classmethod
     def nothing(cls, num_classes: int, num_prototypes: int, dim: int, device: torch.device) -> StepSums:
         """No points."""
-        sizes = (num_prototypes, dim + 1), (num_prototypes,), (2, 4), (num_classes,), ()
+        sizes = (num_prototypes, dim + 1), (num_prototypes,), (2, num_classes, 2), (2, 2), (num_classes,), ()
         return cls(*(torch.zeros(size, device=device) for size in sizes))
 
 

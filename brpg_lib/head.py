@@ -27,7 +27,7 @@ from brpg_lib.distributed import (
 )
 from brpg_lib.exchange import StepSums, exchange, require_agreement
 from brpg_lib.kernels.random import fold
-from brpg_lib.loss import PrototypeContrastiveLoss, mean_loss
+from brpg_lib.loss import PrototypeContrastiveLoss, balanced_mean
 from brpg_lib.points import labeled_points, unlabeled_points
 from brpg_lib.queue import DTYPES, FeatureQueue
 from brpg_lib.sampler import ConfidenceSampler
@@ -96,7 +96,7 @@ class PrototypeHead(StateModule):
     many rows as it wants prototypes.
 
     On several ranks that train together, each calls the head with its own images, however many; the heads stay equal.
-    A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + C + 51)`` bytes, 130 kB for PASCAL
+    A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + 5 * C + 47)`` bytes, 130 kB for PASCAL
     VOC. Eval mode needs none.
 
     Args:
@@ -481,24 +481,21 @@ class PrototypeHead(StateModule):
         terms = [self.criterion.sums(*pair) for pair in pairs]
         points = [diagnostics.points(*pair, self.num_classes) for pair in pairs]
         if unlabeled is None:
-            terms.append((terms[0][0].new_zeros(()), terms[0][1].new_zeros(())))
-            points.append((terms[0][1].new_zeros(()),) * 2)
+            terms.append(torch.zeros_like(terms[0]))
+            points.append(torch.zeros_like(points[0]))
         own = StepSums(
             self.bank.pull(features, cosine, nearest, counted),
             torch.zeros(self.bank.mask.numel(), device=nearest.device).index_add_(0, nearest, counted.float()),
-            torch.stack(
-                [
-                    torch.stack((*map(torch.Tensor.detach, term), *counts))
-                    for term, counts in zip(terms, points, strict=True)
-                ]
-            ),
+            torch.stack(terms).detach(),
+            torch.stack(points),
             similarity.new_zeros(self.num_classes) if self.settled else self._pixels(labeled),
             dropped,
         )
         total = self._exchange(own, now, _Activity.LEARN) if self.training else own
-        loss, weight, count, right = total.terms.clone().unbind(1)  # or a metric that is kept would keep all sums
+        count, right = total.counts.clone().unbind(1)  # or a metric that is kept would keep all sums
         hit, expected = diagnostics.used(total.hits, self.bank.mask)
-        mean, accuracy = mean_loss(loss, weight), right / count.clamp(min=1)
+        mean = balanced_mean(total.terms, total.terms, config.point_balance)
+        accuracy = right / count.clamp(min=1)
         metrics = {
             "loss_labeled": mean[0],
             "loss_unlabeled": mean[1],
@@ -515,9 +512,7 @@ class PrototypeHead(StateModule):
             self.bank.move(total.pull)
         # Each rank's part of the mean over all ranks; DDP divides by the number of ranks.
         ranks = world_size(self.process_group) if self.training else 1
-        labeled_loss, unlabeled_loss = (
-            mean_loss(ranks * term, all_weight) for (term, _), all_weight in zip(terms, weight, strict=True)
-        )
+        labeled_loss, unlabeled_loss = ranks * balanced_mean(torch.stack(terms), total.terms, config.point_balance)
         return _Losses(labeled_loss, unlabeled_loss, metrics)
 
     def _idle(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> _Losses:

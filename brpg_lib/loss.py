@@ -20,6 +20,7 @@ def prototype_contrastive_loss(
     temperature: float = 0.1,
     weight: Tensor | None = None,
     misclassified_weight: float = 1.0,
+    point_balance: float = 0.0,
     ignore_index: int = 255,
     reduction: str = "mean",
 ) -> Tensor:
@@ -34,8 +35,10 @@ def prototype_contrastive_loss(
         temperature: Divides the similarity.
         weight: ``(C,)`` weight of each class, as in :func:`torch.nn.functional.cross_entropy`.
         misclassified_weight: How many times a point counts whose most similar class is a wrong one.
+        point_balance: Exponent ``e`` of each class's weight ``1 / (weight of its points) ** e`` in the mean: 0 for the
+            mean over points, as published; 1 for the mean over classes of the mean over their points.
         ignore_index: Class of points that do not count.
-        reduction: ``"mean"`` weighted by the weights above, ``"sum"``, or ``"none"``.
+        reduction: ``"mean"`` weighted by the weights above, ``"sum"``, or ``"none"``; the last two know no balance.
 
     Returns:
         ``()`` float32, or ``(N,)`` with ``reduction="none"``.
@@ -53,6 +56,7 @@ def prototype_contrastive_loss(
     require_integer("ignore_index", ignore_index, -MAX_SIZE, MAX_SIZE)
     require_number("temperature", temperature, 0.0, 1e6, open_low=True)
     require_number("misclassified_weight", misclassified_weight, 0.0, 1e6)
+    require_number("point_balance", point_balance, 0.0, 10.0)
     num_classes = similarity.shape[1]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (num_classes,) and weight.device == similarity.device
@@ -68,7 +72,10 @@ def prototype_contrastive_loss(
     )
     if reduction == "none":
         return losses
-    return losses.sum() if reduction == "sum" else mean_loss(losses.sum(), weights.sum())
+    if reduction == "sum":
+        return losses.sum()
+    sums = class_sums(losses, weights, classes, num_classes)
+    return balanced_mean(sums, sums.detach(), point_balance)
 
 
 def _require_weights(weight: Tensor) -> None:
@@ -79,9 +86,28 @@ def _require_weights(weight: Tensor) -> None:
         require(not len(bad), "weight", "finite numbers >= 0", bad[:3].tolist())
 
 
-def mean_loss(total: Tensor, weight: Tensor) -> Tensor:
-    """``total / weight``, or ``total`` (then 0, with a gradient of 0) where no point counts."""
-    return total / torch.where(weight > 0, weight, 1.0)
+def class_sums(losses: Tensor, weights: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Losses and weights ``(N,)`` of :func:`weighted_losses`, added up by class: ``(C, 2)`` float32."""
+    member = torch.arange(num_classes, device=classes.device)[:, None] == classes.long()
+    return torch.stack([torch.where(member, values, 0.0).sum(1) for values in (losses, weights)], dim=1)
+
+
+def balanced_mean(own: Tensor, everywhere: Tensor, point_balance: float) -> Tensor:
+    """One rank's part of the mean loss over the points of all ranks.
+
+    Args:
+        own: ``(..., C, 2)`` from :func:`class_sums`, differentiable.
+        everywhere: ``(..., C, 2)``, the same summed over all ranks, without gradient.
+        point_balance: See :func:`prototype_contrastive_loss`.
+
+    Returns:
+        ``(...)`` float32; 0, with a gradient of 0, where no point counts.
+    """
+    weight = everywhere[..., 1]
+    # A class of weight 0 keeps a factor of 1, so that its points keep a gradient of 0.
+    factor = torch.where(weight > 0, weight, 1.0) ** -point_balance if point_balance else torch.ones_like(weight)
+    total = (factor * weight).sum(-1)
+    return (factor * own[..., 0]).sum(-1) / torch.where(total > 0, total, 1.0)
 
 
 def weighted_losses(
@@ -120,6 +146,7 @@ class PrototypeContrastiveLoss(nn.Module):
         temperature: Divides the similarity.
         weight: ``(C,)`` weight of each class, or ``None``.
         misclassified_weight: How many times a point counts whose most similar class is a wrong one.
+        point_balance: Exponent of the balance between classes in the mean.
         ignore_index: Class of points that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -135,13 +162,17 @@ class PrototypeContrastiveLoss(nn.Module):
         temperature: float = 0.1,
         weight: Tensor | None = None,
         misclassified_weight: float = 1.0,
+        point_balance: float = 0.0,
         ignore_index: int = 255,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
         require(reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", repr(reduction))
         self.config = BRPGConfig(
-            temperature=temperature, misclassified_weight=misclassified_weight, ignore_index=ignore_index
+            temperature=temperature,
+            misclassified_weight=misclassified_weight,
+            point_balance=point_balance,
+            ignore_index=ignore_index,
         )
         if weight is not None:
             require(isinstance(weight, Tensor) and weight.ndim == 1, "weight", "a tensor (C,)", describe(weight))
@@ -149,14 +180,17 @@ class PrototypeContrastiveLoss(nn.Module):
         self.reduction = reduction
         self.register_buffer("weight", weight, persistent=False)
 
-    def sums(self, similarity: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerator and denominator of the mean, as ``()`` float32: ranks that share a mean add them up."""
+    def sums(self, similarity: Tensor, classes: Tensor) -> Tensor:
+        """Numerator and denominator of each class's mean, ``(C, 2)`` float32: ranks that share a mean add them up."""
         losses, weights = weighted_losses(similarity, classes, **self._options())
-        return losses.sum(), weights.sum()
+        return class_sums(losses, weights, classes, similarity.shape[1])
 
     def forward(self, similarity: Tensor, classes: Tensor) -> Tensor:
         """The loss of ``similarity (N, C)`` for ``classes (N,)``."""
-        return prototype_contrastive_loss(similarity, classes, **self._options(), reduction=self.reduction)
+        balance = self.config.point_balance
+        return prototype_contrastive_loss(
+            similarity, classes, **self._options(), point_balance=balance, reduction=self.reduction
+        )
 
     def _options(self) -> dict[str, Any]:
         """What the functions above take, as this module was made."""

@@ -112,20 +112,28 @@ def contrastive_loss(
     temperature: float,
     ignore_index: int = 255,
     misclassified_weight: float = 1.0,
+    point_balance: float = 0.0,
 ) -> Tensor:
     """Prototype-contrastive loss of features (N, D) with classes (N,): the weighted mean over the points that count.
 
-    With no such point it is 0, still with a gradient.
+    Each class's points are weighted once more, by their total weight to the power of -`point_balance`. With no point
+    that counts it is 0, still with a gradient.
     """
-    total, weights = features.sum() * 0, 0.0
-    similarity = class_similarity(features, prototypes, mask)
+    zero, similarity = features.sum() * 0, class_similarity(features, prototypes, mask)
+    totals: dict[int, Tensor] = {}
+    weights: dict[int, float] = {}
     for n in counted_points(targets, mask, ignore_index):
         target = int(targets[n])
         weight = point_weight(similarity[n], target, misclassified_weight)
         logits = similarity[n] / temperature
-        total = total + weight * (torch.logsumexp(logits, dim=0) - logits[target])
-        weights += weight
-    return total / weights if weights > 0 else total
+        loss = weight * (torch.logsumexp(logits, dim=0) - logits[target])
+        totals[target] = totals.get(target, zero) + loss
+        weights[target] = weights.get(target, 0.0) + weight
+    factors = {c: weight**-point_balance for c, weight in weights.items() if weight > 0}
+    if not factors:
+        return zero
+    total = sum((factor * totals[c] for c, factor in factors.items()), zero)
+    return total / sum(factor * weights[c] for c, factor in factors.items())
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "adaptive": {"class_adaptive": (0.1, 0.95), "adaptive_momentum": 0.9, "recluster_every": 2},
     "capped": {"samples_per_image": 20, "unlabeled_samples_per_image": 10, "recluster_every": 3, "queue_size": 50},
-    "fallback": {"rare_class_fallback": True, "misclassified_weight": 2.0},
+    "fallback": {"rare_class_fallback": True, "misclassified_weight": 2.0, "point_balance": 1.0},
     "pooled": {"separate_confidence": False, "centroid": "confidence"},
     "host queue": {"queue_device": "cpu", "queue_dtype": torch.bfloat16},
 }

@@ -124,7 +124,8 @@ ALONE: dict[str, Target] = {
     "prototype_contrastive_loss": Target(
         brpg_lib.prototype_contrastive_loss,
         {"similarity": torch.rand(6, 3), "classes": torch.tensor([0, 1, 2, 2, 255, 0]), "temperature": 0.1,
-         "weight": torch.ones(3), "misclassified_weight": 1.0, "ignore_index": 255, "reduction": "mean"},
+         "weight": torch.ones(3), "misclassified_weight": 1.0, "point_balance": 0.5,
+         "ignore_index": 255, "reduction": "mean"},
     ),
     "ConfidenceSampler": Target(
         brpg_lib.ConfidenceSampler,
@@ -152,7 +153,8 @@ ALONE: dict[str, Target] = {
     ),
     "PrototypeContrastiveLoss": Target(
         brpg_lib.PrototypeContrastiveLoss,
-        {"temperature": 0.1, "weight": None, "misclassified_weight": 1.0, "ignore_index": 255, "reduction": "mean"},
+        {"temperature": 0.1, "weight": None, "misclassified_weight": 1.0, "point_balance": 0.5,
+         "ignore_index": 255, "reduction": "mean"},
     ),
     "ProjectionHead": Target(brpg_lib.ProjectionHead, {"in_channels": 3, "feature_dim": 4}),
     "PrototypeHead": Target(

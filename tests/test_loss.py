@@ -30,9 +30,10 @@ def case(points: int, classes: int, seed: int, ignored: float = 0.2) -> tuple[Te
     points=st.integers(0, 25),
     temperature=st.sampled_from([0.05, 0.1, 1.0]),
     weight=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    balance=st.sampled_from([0.0, 0.5, 1.0]),
     seed=st.integers(0, 999),
 )
-def test_equals_the_reference(classes, slots, dim, points, temperature, weight, seed):
+def test_equals_the_reference(classes, slots, dim, points, temperature, weight, balance, seed):
     """From features on, with absent classes, and its gradient."""
     bank, _ = made(classes, slots, dim, seed, share=0.5)
     random = torch.Generator().manual_seed(seed)
@@ -41,11 +42,11 @@ def test_equals_the_reference(classes, slots, dim, points, temperature, weight, 
     targets[torch.rand(points, generator=random) < 0.2] = 255
     exact = features.detach().double().requires_grad_()
     expected = reference.contrastive_loss(
-        exact, targets, bank.prototypes.double(), bank.mask, temperature, misclassified_weight=weight
+        exact, targets, bank.prototypes.double(), bank.mask, temperature, 255, weight, balance
     )
-    found = prototype_contrastive_loss(
-        bank.similarity(features), targets, temperature=temperature, misclassified_weight=weight
-    )
+    options = {"temperature": temperature, "misclassified_weight": weight, "point_balance": balance}
+    found = prototype_contrastive_loss(bank.similarity(features), targets, **options)
+    assert_close(PrototypeContrastiveLoss(**options)(bank.similarity(features), targets), found)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
     gradient, exact_gradient = torch.autograd.grad(found, features)[0], torch.autograd.grad(expected, exact)[0]
     assert_close(gradient.double(), exact_gradient, atol=1e-4, rtol=1e-3)
@@ -65,6 +66,15 @@ def test_is_cross_entropy(reduction: str, weighted: bool, ignore_index: int) -> 
     assert_close(PrototypeContrastiveLoss(**options)(similarity, targets), expected)
     one, two = (torch.autograd.grad(loss.sum(), similarity, retain_graph=True)[0] for loss in (found, expected))
     assert_close(one, two)
+
+
+def test_balanced_classes_count_the_same() -> None:
+    """However many points each has, the loss is the mean of the classes' own losses."""
+    similarity, targets = case(60, 3, 2)
+    targets[:40] = 0
+    each = [prototype_contrastive_loss(similarity[targets == c], targets[targets == c]) for c in range(3)]
+    found = prototype_contrastive_loss(similarity, targets, point_balance=1.0)
+    assert_close(found, torch.stack(each).mean())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -172,12 +182,13 @@ def test_autocast_and_half_precision() -> None:
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": -1.0}, "temperature"),
         ({"misclassified_weight": -1.0}, "misclassified_weight"),
+        ({"point_balance": -1.0}, "point_balance"),
     ],
 )
 def test_what_is_refused(options, field) -> None:
     arguments = {"similarity": torch.zeros(4, 3), "classes": torch.zeros(4).long()} | options
     with pytest.raises(ValueError, match=f"{field}: expected .+, found "):
         prototype_contrastive_loss(**arguments)
-    if field in ("reduction", "temperature", "misclassified_weight"):
+    if field in ("reduction", "temperature", "misclassified_weight", "point_balance"):
         with pytest.raises(ValueError, match=f"{field}: expected .+, found "):
             PrototypeContrastiveLoss(**options)

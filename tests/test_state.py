@@ -11,7 +11,7 @@ import torch
 from builders import fresh, gradients, head, labeled, run, same, state, step, unlabeled
 from torch import nn
 
-from brpg_lib import BRPGConfig, PrototypeHead, UnlabeledBatch
+from brpg_lib import BRPGConfig, PrototypeHead, UnlabeledBatch, checkpoint
 from brpg_lib.batches import LabeledBatch
 from brpg_lib.state import pack, unpack
 
@@ -198,6 +198,19 @@ def test_a_state_of_the_first_version_is_migrated() -> None:
     resumed.load_state_dict(old)
     module.idle.zero_()
     assert_goes_on(module, resumed)
+
+
+def test_a_state_from_before_a_setting_existed() -> None:
+    """It goes on in a head that does what was done then, and in no other."""
+    module, resumed = run(head(), 6), head()
+    values = unpack(saved(module)["_extra_state"])
+    for name in checkpoint.BEFORE:
+        values["config"].pop(name.removeprefix("config."))
+    old = saved(module) | {"_extra_state": pack(values)}
+    resumed.load_state_dict(old)
+    assert_goes_on(module, resumed)
+    with pytest.raises(ValueError, match=r"config\.point_balance is 0\.0, here 0\.5"):
+        head(point_balance=0.5).load_state_dict(old)
 
 
 @pytest.mark.parametrize(("version", "message"), [(0, "no state of a head"), (99, "upgrade brpg-lib"), (None, "None")])
