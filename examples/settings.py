@@ -12,9 +12,7 @@ from brpg_lib.examples.data.catalog import DATASETS, open_data
 
 MARGIN = 1.4  # short side of the reduced images, in crops
 SIZES = {name: 33 if name == "digits" else 129 for name in DATASETS}
-ITERATIONS = {"u2pl": 400, "unimatch": 320, "supervised": 400}
-LOSS_WEIGHTS = {"u2pl": 0.3, "unimatch": 0.1, "supervised": 0.3}  # UniMatch halves its own losses
-FRAMEWORKS = tuple(ITERATIONS)
+FRAMEWORKS = ("mean_teacher", "u2pl", "unimatch", "supervised")
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Settings:
     """What both runs of a demo share.
 
     Attributes:
-        framework: ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
+        framework: ``"mean_teacher"``, ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
         data: One of :data:`DATASETS`.
         seed: Seed of the scenes, the initial weights, the batches and every draw.
         iterations: Optimizer steps of each run.
@@ -32,9 +30,12 @@ class Settings:
         root: Directory of the images (all but digits).
         split: Partition: its name (camvid), or the directory of its lists (voc, voc_blended, cityscapes, coco).
         num_classes: Number of classes (folder).
+        all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
         loss: Supervised loss, one of :data:`brpg_lib.examples.trainers.losses.LOSSES`.
         learning_rate: Peak learning rate of AdamW.
+        encoder_rate: Share of it for a pretrained encoder.
         weight_decay: Weight decay of AdamW.
+        rise: Share of the iterations in which the learning rate rises linearly, before it decays.
         network: One of :data:`brpg_lib.examples.networks.NAMES`.
         pretrained: Whether its encoder starts from ImageNet weights.
         width: Width of the compact network.
@@ -52,9 +53,12 @@ class Settings:
     root: str | None = None
     split: str | None = None
     num_classes: int | None = None
+    all_labels: bool = False
     loss: str = "half_hard"
     learning_rate: float = 6e-3
+    encoder_rate: float = 0.3
     weight_decay: float = 1e-2
+    rise: float = 0.05
     network: str = "compact"
     pretrained: bool = False
     width: int = 32
@@ -86,7 +90,6 @@ class Settings:
             "unlabeled_samples_per_image": 500,
             "grid_size": min(32, (self.size - 1) // 2),
             "momentum": 0.95,
-            "loss_weight": LOSS_WEIGHTS[self.framework],
         }
         return BRPGConfig(**(config | self._overrides(BRPGConfig)))
 
@@ -116,4 +119,5 @@ class Settings:
             size=self.size,
             seed=self.seed,
             short_side=round(MARGIN * self.size),
+            all_labels=self.all_labels,
         )

@@ -12,7 +12,7 @@ CLASS_NAMES = (
 )  # fmt: skip
 
 
-def load_camvid(root: Path, split: str, short_side: int | None = None) -> SegmentationData:
+def load_camvid(root: Path, split: str, short_side: int | None = None, all_labels: bool = False) -> SegmentationData:
     """Reads the partition ``splits/SPLIT_labeled.txt`` and ``splits/SPLIT_unlabeled.txt``; tests on ``val.txt``."""
     splits = root / "splits"
     if not splits.is_dir():
@@ -21,4 +21,4 @@ def load_camvid(root: Path, split: str, short_side: int | None = None) -> Segmen
     if split not in known:
         raise ValueError(f"split: expected one of {', '.join(known) or '(none found)'}, found {split!r}")
     names = [read_names(splits / name) for name in (f"{split}_labeled.txt", f"{split}_unlabeled.txt", "val.txt")]
-    return assemble(root, (names[0], names[1], names[2]), CLASS_NAMES, short_side, f"CamVid {split}")
+    return assemble(root, (names[0], names[1], names[2]), CLASS_NAMES, short_side, f"CamVid {split}", all_labels)

@@ -24,6 +24,7 @@ def open_data(
     size: int,
     seed: int,
     short_side: int | None,
+    all_labels: bool = False,
 ) -> SegmentationData:
     """A dataset, with the files of its labels looked into.
 
@@ -35,6 +36,7 @@ def open_data(
         size: Side of the scenes (digits).
         seed: Of the scenes (digits), or of which images are labeled where no list says so (folder, pets).
         short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
+        all_labels: Whether the unlabeled images count as labeled too, for the upper line that a training can reach.
 
     Raises:
         ValueError: Something is missing or wrong; the message says what.
@@ -46,22 +48,22 @@ def open_data(
     if num_classes is not None and name != "folder":
         raise ValueError(f"num_classes: known for {name}; expected none, found {num_classes}")
     if name == "digits":
-        return load_scenes(size, seed)
+        return load_scenes(size, seed, all_labels)
     if root is None:
         raise ValueError(f"{name} needs root (--root), the directory of the dataset")
     directory = Path(root).expanduser()
     if name == "pets":  # which may not be there yet
-        return load_pets(directory, seed, short_side)
+        return load_pets(directory, seed, short_side, all_labels)
     if not directory.is_dir():
         raise ValueError(f"root: no such directory: {directory}")
     if name == "camvid":
-        return load_camvid(directory, split or PARTITION, short_side)
+        return load_camvid(directory, split or PARTITION, short_side, all_labels)
     if name in LAYOUTS:
         if split is None:
             raise ValueError(f"{name} needs split (--split), a directory with labeled.txt and unlabeled.txt")
         lists = Path(split).expanduser()
         beside = [path for path in (lists / "val.txt", lists.parent / "val.txt") if path.is_file()]
-        return LAYOUTS[name].load(directory, lists, beside[0] if beside else None, short_side)
+        return LAYOUTS[name].load(directory, lists, beside[0] if beside else None, short_side, all_labels)
     if num_classes is None or num_classes < 2:
         raise ValueError(f"folder needs num_classes (--num-classes), at least 2; found {num_classes}")
-    return load_folder(directory, num_classes, seed, short_side)
+    return load_folder(directory, num_classes, seed, short_side, all_labels)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from brpg_lib.examples.data.batches import SegmentationData
 
@@ -125,12 +125,15 @@ class DigitScenes(Dataset[tuple[Tensor, Tensor]]):
         label[top : top + side, left : left + side][alpha[..., 0] > 0.45] = cls
 
 
-def load_scenes(size: int, seed: int) -> SegmentationData:
+def load_scenes(size: int, seed: int, all_labels: bool = False) -> SegmentationData:
     """The scenes of a seed, by kind; a mirrored digit is no digit."""
     scenes = {name: DigitScenes(name, count, size, seed) for name, count in SCENES.items()}
     counts = ", ".join(f"{count} {name}" for name, count in SCENES.items())
+    labeled: Dataset[tuple[Tensor, Tensor]] = scenes["labeled"]
+    if all_labels:
+        labeled = ConcatDataset([labeled, scenes["unlabeled"]])
     return SegmentationData(
-        **scenes,
+        **(scenes | {"labeled": labeled}),
         class_names=CLASS_NAMES,
         flip=False,
         scale=(0.9, 1.1),

@@ -35,7 +35,9 @@ def read_names(path: Path) -> list[str]:
     return [Path(line).stem for line in lines_of(path)]
 
 
-def load_folder(root: Path, num_classes: int, seed: int, short_side: int | None = None) -> SegmentationData:
+def load_folder(
+    root: Path, num_classes: int, seed: int, short_side: int | None = None, all_labels: bool = False
+) -> SegmentationData:
     """Reads labeled.txt, unlabeled.txt and val.txt where they exist, and splits the rest by seed where not."""
     labels_exist = [name for name in find_images(root) if label_path(root, name).is_file()]
     order = [labels_exist[i] for i in np.random.default_rng(seed).permutation(len(labels_exist))]
@@ -69,7 +71,8 @@ def load_folder(root: Path, num_classes: int, seed: int, short_side: int | None 
             f"found {len(labeled)}, {len(unlabeled)} and {len(val)}"
         )
     names = tuple(f"class {c}" for c in range(num_classes))
-    return assemble(root, (labeled, unlabeled, val), names, short_side, "; ".join([f"folder {root.name}", *notes]))
+    description = "; ".join([f"folder {root.name}", *notes])
+    return assemble(root, (labeled, unlabeled, val), names, short_side, description, all_labels)
 
 
 def assemble(
@@ -78,9 +81,12 @@ def assemble(
     class_names: tuple[str, ...],
     short_side: int | None,
     description: str,
+    all_labels: bool = False,
 ) -> SegmentationData:
     """Datasets of the labeled, unlabeled and test names, checked."""
     images = find_images(root)
+    if all_labels:
+        lists = (lists[0] + lists[1], lists[1], lists[2])
     for name in {name for names in lists for name in names} - images.keys():
         raise ValueError(f"{root / 'images'}: no image named {name} ({', '.join(IMAGE_SUFFIXES)})")
     labeled, unlabeled, test = (

@@ -52,7 +52,14 @@ class Layout:
                     f"{root}: expected the layout of {self.title}, with {expected} in it; found no {names}"
                 )
 
-    def load(self, root: Path, split: Path, val: Path | None = None, short_side: int | None = None) -> SegmentationData:
+    def load(
+        self,
+        root: Path,
+        split: Path,
+        val: Path | None = None,
+        short_side: int | None = None,
+        all_labels: bool = False,
+    ) -> SegmentationData:
         """Read a partition.
 
         Args:
@@ -60,6 +67,7 @@ class Layout:
             split: Directory with ``labeled.txt`` and ``unlabeled.txt``, or the first of these.
             val: List of the images to test on; None for the layout's.
             short_side: See :class:`~brpg_lib.examples.data.pairs.PairDataset`.
+            all_labels: Whether the unlabeled images count as labeled too.
 
         Raises:
             ValueError: Something is missing or wrong; the message says what to fix.
@@ -71,8 +79,9 @@ class Layout:
                 raise ValueError(f"val: {self.title} comes without a list of its validation images; name one")
             val = root / self.val
         parts = []
-        for path, has_labels in ((labeled_list, True), (unlabeled_list, False), (val, True)):
-            pairs = [self.pair(root, line, has_labels) for line in lines_of(path)]
+        labeled_lists = (labeled_list, unlabeled_list) if all_labels else (labeled_list,)
+        for paths, has_labels in ((labeled_lists, True), ((unlabeled_list,), False), ((val,), True)):
+            pairs = [self.pair(root, line, has_labels) for path in paths for line in lines_of(path)]
             part = PairDataset(pairs, len(self.class_names), short_side, self.decode, self.hint)
             if has_labels:
                 part.check()

@@ -17,7 +17,11 @@ LABELED_SHARE = 1 / 16
 
 
 def load_pets(
-    root: Path, seed: int, short_side: int | None = None, labeled_share: float = LABELED_SHARE
+    root: Path,
+    seed: int,
+    short_side: int | None = None,
+    all_labels: bool = False,
+    labeled_share: float = LABELED_SHARE,
 ) -> SegmentationData:
     """The published split into training and test images; a share of the training images keeps its labels.
 
@@ -25,7 +29,8 @@ def load_pets(
         root: Where it is, or will be downloaded to.
         seed: Which training images are the labeled ones.
         short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
-        labeled_share: How many are.
+        all_labels: Whether the others keep theirs too.
+        labeled_share: How many do otherwise.
 
     Raises:
         ValueError: It is not there, and cannot be downloaded.
@@ -54,7 +59,7 @@ def load_pets(
     count = max(1, round(labeled_share * len(order)))
     labeled, unlabeled, tested = (
         PairDataset(pairs(names, labels), len(CLASS_NAMES), short_side, decode)
-        for names, labels in ((order[:count], True), (order[count:], False), (test, True))
+        for names, labels in ((order if all_labels else order[:count], True), (order[count:], False), (test, True))
     )
     labeled.check()
     return SegmentationData(

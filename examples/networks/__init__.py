@@ -6,7 +6,7 @@ from brpg_lib.examples.networks.base import Segmenter
 
 RESNETS = ("resnet50", "resnet101", "resnet152")
 SEGFORMERS = tuple(f"segformer_b{size}" for size in range(6))
-NAMES = ("compact", *RESNETS, "xception65", *SEGFORMERS)
+NAMES = ("compact", "efficientnet_lite0", *RESNETS, "xception65", *SEGFORMERS)
 
 
 def build_network(
@@ -46,6 +46,10 @@ def _build(
         from brpg_lib.examples.networks.compact import CompactNet
 
         return CompactNet(num_classes, feature_dim, width, stride)
+    if name == "efficientnet_lite0":
+        from brpg_lib.examples.networks.efficientnet import EfficientNetLite0
+
+        return EfficientNetLite0(num_classes, feature_dim, pretrained)
     if name in SEGFORMERS:
         from brpg_lib.examples.networks.segformer import SegFormer
 

@@ -57,14 +57,15 @@ class Segmenter(nn.Module, ABC):
             perturb: Generator of a channel dropout between encoder and decoder, for a second set of logits.
         """
         maps = self.encode(images)
+        if perturb is not None:  # both pass the decoder together and share its batch statistics, as published
+            maps = [torch.cat([m, drop_channels(m, perturb)]) for m in maps]
         decoded = self.decode(maps)
+        count = len(images)
         low_logits = self.classifier(decoded)
+        logits = enlarge(low_logits, images)
         represented = self.projection(decoded[:features]) if features and self.projection is not None else None
-        perturbed = None
-        if perturb is not None:
-            dropped = [drop_channels(m, perturb) for m in maps]
-            perturbed = enlarge(self.classifier(self.decode(dropped)), images)
-        return Prediction(enlarge(low_logits, images), low_logits, represented, perturbed)
+        perturbed = None if perturb is None else logits[count:]
+        return Prediction(logits[:count], low_logits[:count], represented, perturbed)
 
 
 def enlarge(x: Tensor, like: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.mean_teacher import MeanTeacherTrainer
 from brpg_lib.examples.trainers.supervised import SupervisedTrainer
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
 from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
 
 TRAINERS: dict[str, type[Trainer]] = {
-    "unimatch": UniMatchTrainer,
+    "mean_teacher": MeanTeacherTrainer,
     "u2pl": U2PLTrainer,
+    "unimatch": UniMatchTrainer,
     "supervised": SupervisedTrainer,
 }

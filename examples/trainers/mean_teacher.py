@@ -1,0 +1,94 @@
+"""The plainest framework: a mean teacher (Tarvainen and Valpola, 2017) with CutMix (French et al., 2020)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from brpg_lib import LabeledBatch, UnlabeledBatch
+from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
+from brpg_lib.examples.data.batches import Batch
+from brpg_lib.examples.networks.base import Prediction
+from brpg_lib.examples.trainers.base import Step, Trainer, weak_view
+from brpg_lib.examples.trainers.losses import cross_entropy
+
+
+class PseudoLabels(NamedTuple):
+    """What the teacher says of the mixed strong view.
+
+    Attributes:
+        classes: ``(B, H, W)`` int64; 255 outside the image.
+        confidence: ``(B, H, W)`` float32, probability of that class.
+        entropy: ``(B, H, W)`` float32, in nats.
+        weak: The teacher's prediction for the weak view, not mixed.
+    """
+
+    classes: Tensor
+    confidence: Tensor
+    entropy: Tensor
+    weak: Prediction
+
+
+class MeanTeacherTrainer(Trainer):
+    """The average labels the weak view; where it is confident, the network learns that from the mixed strong view.
+
+    Labeled and strong images pass the network together, so that they share the statistics of batch norm.
+    """
+
+    threshold = 0.95
+
+    def semi_supervised_step(self, batch: Batch, iteration: int) -> Step:
+        """Supervised loss, consistency with the teacher, and the prototype loss."""
+        count = len(batch.images)
+        pseudo = self.pseudo_labels(batch)
+        wanted = 2 * count if self.head is not None else 0
+        both = self.model(torch.cat([batch.images, batch.strong[0]]), features=wanted)
+        parts = {
+            "supervised": self.supervised_loss(both.logits[:count], batch.labels),
+            "unsupervised": self.unsupervised_loss(both.logits[count:], pseudo, iteration),
+        }
+        if self.head is not None:
+            labeled = LabeledBatch(
+                features=both.features[:count], logits=both.low_logits[:count], labels=batch.labels
+            )
+            unlabeled = UnlabeledBatch(
+                features=both.features[count:],
+                pseudo_labels=pseudo.classes,
+                confidence=pseudo.confidence,
+                **weak_view(pseudo.weak.features, pseudo.weak.low_logits, batch),
+            )
+            parts["prototype"] = self.head(labeled, unlabeled).loss
+        return torch.stack(list(parts.values())).sum(), parts
+
+    @torch.no_grad()
+    def pseudo_labels(self, batch: Batch) -> PseudoLabels:
+        """The teacher's labels of the weak view, mixed as the strong view is."""
+        sampled = self.head is not None and self.head.samples_weak_views
+        weak = self.average(batch.weak, features=len(batch.weak) if sampled else 0)
+        probability = weak.logits.float().softmax(1)
+        confidence, classes = probability.max(1)
+        entropy = torch.special.entr(probability).sum(1)
+        classes = classes.masked_fill(batch.padding, IGNORE_INDEX)
+        box = batch.boxes[0]
+        return PseudoLabels(cutmix(classes, box), cutmix(confidence, box), cutmix(entropy, box), weak)
+
+    def unsupervised_loss(self, logits: Tensor, pseudo: PseudoLabels, iteration: int) -> Tensor:
+        """Cross entropy with the confident pseudo labels, averaged over all pixels of the images."""
+        return confident_cross_entropy(logits, pseudo.classes, pseudo.confidence, self.threshold)
+
+
+def confident_cross_entropy(logits: Tensor, classes: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Cross entropy with pseudo labels of at least that confidence, averaged over all pixels that are not ignored.
+
+    Args:
+        logits: ``(B, C, H, W)``.
+        classes: ``(B, H, W)`` int64.
+        confidence: ``(B, H, W)``.
+        threshold: Least confidence.
+    """
+    valid = classes != IGNORE_INDEX
+    confident = classes.masked_fill(confidence < threshold, IGNORE_INDEX)
+    share = (confident != IGNORE_INDEX).sum() / valid.sum().clamp(min=1)
+    return share * cross_entropy(logits, confident)
