@@ -21,12 +21,14 @@ from brpg_lib.examples.demo import run_apart
 from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.options import setting
 from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
+from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, SIZES, Settings
 from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
-ABLATIONS: dict[str, Mapping[str, Any]] = {
+LABELS_ALONE, ALL_LABELS = "labels alone", "all labels"
+"""The lines that every sweep trains beside what it is asked for: the floor, and what could be reached at most."""
+CHANGES: dict[str, Mapping[str, Any]] = {
     "no confidence separation": {"separate_confidence": False},
     "no split": {"split_fraction": 0.0},
     "1 + 1 prototypes": {"num_prototypes": (1, 1)},
@@ -36,14 +38,16 @@ ABLATIONS: dict[str, Mapping[str, Any]] = {
     "confidence-weighted centroids": {"centroid": "confidence"},
     "temperature 0.05": {"temperature": 0.05},
     "temperature 0.3": {"temperature": 0.3},
-    "a third of the loss weight": {},
-    "three times the loss weight": {},
-    "clustered once": {"recluster_every": None},
+    "weight 0.1": {"loss_weight": 0.1},
+    "weight 0.3": {"loss_weight": 0.3},
+    "clustered again": {"recluster_every": 100},
+    "balanced points": {"point_balance": 1.0},
+    "balanced points, weight 0.1": {"point_balance": 1.0, "loss_weight": 0.1},
+    "balanced points, weight 0.3": {"point_balance": 1.0, "loss_weight": 0.3},
 }
-"""What differs from the head's settings; the paper's ablations, and repeated clustering, which it does not have."""
-VARIANTS = (BASELINE, HEAD, *ABLATIONS)
-WEIGHT_FACTORS = {"a third of the loss weight": 1 / 3, "three times the loss weight": 3.0}
-SCORES = ("class_names", "miou", "boundary_miou", "iou", "boundary_iou")
+"""What differs from the published settings: the paper's ablations, and what it does not have."""
+VARIANTS = (BASELINE, HEAD, *CHANGES)
+SCORES = ("class_names", "miou", "boundary_miou", "iou", "boundary_iou", "student")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Run:
 
     Attributes:
         settings: All of its choices, the head's included.
-        variant: ``"no head"``, ``"BRPG"`` or an ablation.
+        variant: :data:`LABELS_ALONE`, :data:`ALL_LABELS`, or one of :data:`VARIANTS`.
     """
 
     settings: Settings
@@ -62,8 +66,15 @@ class Run:
     def name(self) -> str:
         """Of its files."""
         s = self.settings
-        parts = (s.data, s.split or "", s.framework, self.variant.replace(" ", "-"), f"seed{s.seed}")
+        framework = "" if s.framework == "supervised" else s.framework
+        variant = self.variant.replace(",", "").replace(" ", "-")
+        parts = (s.data, s.split or "", framework, variant, f"seed{s.seed}")
         return "_".join(part for part in parts if part)
+
+    @property
+    def with_head(self) -> bool:
+        """Whether the prototype head takes part."""
+        return self.variant not in (LABELS_ALONE, ALL_LABELS, BASELINE)
 
 
 def runs_of(arguments: argparse.Namespace) -> list[Run]:
@@ -75,30 +86,35 @@ def runs_of(arguments: argparse.Namespace) -> list[Run]:
     runs = []
     for seed in arguments.seeds:
         for split in arguments.splits or [None]:
+            plain = settings_of(arguments, seed, split.format(seed=seed) if split else None)
+            runs.append(Run(plain, LABELS_ALONE))
+            runs.append(Run(replace(plain, all_labels=True), ALL_LABELS))
             for framework in arguments.frameworks:
-                shared = Settings(
-                    framework=framework,
-                    data=arguments.data,
-                    seed=seed,
-                    iterations=arguments.budget or ITERATIONS[framework],
-                    size=arguments.size or SIZES[arguments.data],
-                    batch_size=arguments.batch_size,
-                    device=arguments.device,
-                    root=arguments.root,
-                    split=split.format(seed=seed) if split else None,
-                    num_classes=arguments.num_classes,
-                    network=arguments.network,
-                    pretrained=arguments.pretrained,
-                    loss=arguments.loss,
-                    overrides=arguments.set,
-                )
                 for variant in arguments.variants:
-                    weight = WEIGHT_FACTORS.get(variant)
-                    changes = dict(ABLATIONS.get(variant, {}))
-                    if weight is not None:
-                        changes["loss_weight"] = weight * shared.brpg.loss_weight
-                    runs.append(Run(replace(shared, overrides={**arguments.set, **changes}), variant))
+                    overrides = {**arguments.set, **CHANGES.get(variant, {})} if variant != BASELINE else {}
+                    runs.append(Run(replace(plain, framework=framework, overrides=overrides), variant))
     return runs
+
+
+def settings_of(arguments: argparse.Namespace, seed: int, split: str | None) -> Settings:
+    """What all trainings of a seed and a split share."""
+    return Settings(
+        framework="supervised",
+        data=arguments.data,
+        seed=seed,
+        iterations=arguments.budget,
+        size=arguments.size or SIZES[arguments.data],
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        root=arguments.root,
+        split=split,
+        num_classes=arguments.num_classes,
+        network=arguments.network,
+        pretrained=arguments.pretrained,
+        learning_rate=arguments.learning_rate,
+        feature_dim=arguments.feature_dim,
+        loss=arguments.loss,
+    )
 
 
 def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None]) -> dict[str, Any]:
@@ -121,7 +137,7 @@ def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None
             raise ValueError(f"{path}: made with other settings; choose another --out, or delete it")
         return known
     checkpoint = folder / f"{run.name}.pt"
-    for message in run_apart(run.settings, run.variant != BASELINE, checkpoint, True, threads):
+    for message in run_apart(run.settings, run.with_head, checkpoint, True, threads):
         if isinstance(message, int):
             progress(message)
         else:
@@ -174,8 +190,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--root", help="directory of the dataset (camvid, folder)")
     p.add_argument("--num-classes", type=int, help="folder: number of classes")
     p.add_argument("--splits", nargs="+", metavar="NAME", help="camvid: partitions; {seed} becomes the seed")
-    p.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=["u2pl", "unimatch"], metavar="NAME",
-                   help=f"among {', '.join(FRAMEWORKS)} (default: u2pl unimatch)")  # fmt: skip
+    semi_supervised = [name for name in FRAMEWORKS if name != "supervised"]
+    p.add_argument("--frameworks", nargs="+", choices=semi_supervised, default=semi_supervised, metavar="NAME",
+                   help=f"among {', '.join(semi_supervised)} (default: all)")  # fmt: skip
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=[BASELINE, HEAD], metavar="NAME",
                    help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
@@ -187,7 +204,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="a setting of the head; may be repeated")  # fmt: skip
-    p.add_argument("--budget", type=int, metavar="STEPS", help="steps of each training (default: by framework)")
+    p.add_argument("--budget", type=int, default=1000, metavar="STEPS", help="of each training (default: %(default)s)")
+    p.add_argument("--learning-rate", type=float, default=Settings.learning_rate, help="(default: %(default)s)")
+    p.add_argument("--feature-dim", type=int, default=Settings.feature_dim, help="of the head (default: %(default)s)")
     p.add_argument("--size", type=int, help="side of the crops (default: by dataset)")
     p.add_argument("--batch-size", type=int, default=12, help="labeled images per step, and unlabeled (%(default)s)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")

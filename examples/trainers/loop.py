@@ -14,11 +14,12 @@ from brpg_lib.examples.data.batches import BatchSource, SegmentationData
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.metrics import evaluate
 from brpg_lib.examples.networks.base import Segmenter
+from brpg_lib.examples.processes import Processes
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.build import build
 from brpg_lib.examples.trainers.checkpoints import read, restore, states
-from brpg_lib.examples.trainers.evaluation import predict
+from brpg_lib.examples.trainers.evaluation import predict, score
 from brpg_lib.files import save_atomically
 
 CHECKPOINTS = 10
@@ -122,12 +123,14 @@ def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, se
     predictions = [predict(trainer.average, data.test[i][0], device).cpu() for i in range(len(data.test))]
     pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
     scores = evaluate(pairs, len(data.class_names))
+    student = score(trainer.model, data.test, len(data.class_names), Processes(0, 1, device))
     summary: dict[str, Any] = {
         "class_names": list(data.class_names),
         "iou": scores.iou,
         "boundary_iou": scores.boundary_iou,
         "miou": scores.miou,
         "boundary_miou": scores.boundary_miou,
+        "student": {"miou": student.miou, "boundary_miou": student.boundary_miou},
         "predictions": [prediction.to(torch.uint8) for prediction in predictions],
     }
     if trainer.head is not None:
