@@ -122,7 +122,7 @@ def show(findings: Sequence[analysis.Finding], notes: Sequence[str], page: Path,
         console.print(table.rich())
     for finding in findings if told else []:
         first, *rest = report.sentences(finding)
-        console.print(Text.assemble(f"{finding.comparison.name} ", (first, "bold")))
+        console.print(Text.assemble(f"{finding.comparison.name}: ", (first, "bold")))
         for sentence in rest:
             console.print(Text(f"  {sentence}"))
     for note in notes:

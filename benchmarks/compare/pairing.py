@@ -42,7 +42,7 @@ class Comparison:
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.label}: {self.variant}" if self.label else self.variant
+        return f"{self.variant} ({self.label})" if self.label else self.variant
 
 
 def compare(

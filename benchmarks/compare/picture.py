@@ -130,9 +130,9 @@ def _limit(axis: Axes, estimates: list[Estimate | None], reaches: list[float]) -
 
 
 def _short(name: str) -> str:
-    plain = " ".join(name.replace("$", r"\$").split())
-    half = LONGEST // 2
-    return plain if len(plain) <= LONGEST else f"{plain[: half - 1]}…{plain[-half:]}"
+    plain, half = " ".join(name.split()), LONGEST // 2
+    short = plain if len(plain) <= LONGEST else f"{plain[: half - 1]}…{plain[-half:]}"
+    return short.replace("$", r"\$")
 
 
 def _wrapped(name: str, width: int) -> str:

@@ -75,7 +75,7 @@ def in_percent(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     Raises:
         ValueError: Some are fractions and others are not, or one is no share at all.
     """
-    fractions = {run.source: max(run.scores.values()) <= 1 for run in runs}
+    fractions = {run.source: max([*run.scores.values(), *_present(run)]) <= 1 for run in runs}
     small = [run for run in runs if fractions[run.source]]
     large = [run for run in runs if not fractions[run.source]]
     if small and large:
@@ -110,11 +110,20 @@ def _require_one_scale(run: Run, top: int) -> None:
     for name, value in run.scores.items():
         if 0 < value <= 1 < max(run.scores.values()) / 5:
             raise ValueError(f"{run.source}: {name}: expected percent as in the other columns, found {value:g}")
-    present = [value for value in run.classes.values() if value is not None]
+    present, (first, *_) = _present(run), run.scores.values()
+    if present and first <= 1 and sum(present) / len(present) > 5:
+        raise ValueError(
+            f"{run.source}: {next(iter(run.scores))}: expected percent as the IoU of classes, found {first:g}"
+        )
     if present and 0 < max(present) <= 1:
         raise ValueError(
             f"{run.source}: IoU of classes: expected percent as the score is, found at most {max(present):g}"
         )
+
+
+def _present(run: Run) -> list[float]:
+    """IoU of the classes that occur."""
+    return [value for value in run.classes.values() if value is not None]
 
 
 def require_same_classes(runs: Sequence[Run]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from trainings import GAINS, confusion, counts, result, sides, table, training, write
 
+from brpg_lib import cli
 from brpg_lib.benchmarks.compare import command
 
 
@@ -34,10 +35,7 @@ def test_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert estimate["low"] == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3)
     assert [score["name"] for score in found["comparisons"][0]["scores"]] == ["mIoU", "boundary IoU"]
     said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "u2pl, digits: BRPG cannot tell yet: +2.0 mIoU [-0.5, +4.5] over 3 pairs (95% interval; speaks of other seeds)."
-        in said
-    )
+    assert "BRPG (u2pl, digits): cannot tell yet: +2.0 mIoU [-0.5, +4.5] over 3 pairs (95% interval; speaks of" in said
     assert "About 2 more seeds would tell a difference of this size (t test, power 80%)." in said
     assert "The interval excludes gains above 4.5 and losses above 0.5." in said
     assert "Without ground truth in the test images, and left out: absent." in said
@@ -93,6 +91,16 @@ def test_results_of_brpg_train(tmp_path: Path) -> None:
     assert [score["name"] for score in found["comparisons"][0]["classes"]] == ["a", "b"]
     single = compared(tmp_path, before / "run1" / "result.json", after / "run1" / "result.json")
     assert (headline(single)["mean"], headline(single)["low"]) == (2, None)
+
+
+def test_trainings_that_failed_are_still_in_percent(tmp_path: Path) -> None:
+    before = write(tmp_path / "without", *(changed(seed, "no head", 0.5) for seed in range(3)))
+    after = write(tmp_path / "with", *(changed(seed, "BRPG", 7.0 + seed) for seed in range(3)))
+    assert headline(compared(tmp_path, before, after))["mean"] == pytest.approx(7.5)
+
+
+def changed(seed: int, variant: str, miou: float) -> dict[str, Any]:
+    return {**result(variant, seed, miou), "boundary_miou": miou / 2, "iou": [2 * miou + 0.5, 0.0, None]}
 
 
 def test_splits_are_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,3 +194,16 @@ def test_help_tells_defaults_and_an_example(capsys: pytest.CaptureFixture[str]) 
     said = " ".join(capsys.readouterr().out.split())
     for part in ("example:", "default: 0.95", "default: 10000", "default: runs/compare", "default: 'no head'"):
         assert part in said
+
+
+def test_trainings_of_this_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = Path(command.__file__).parents[1] / "results" / "accuracy-digits"
+    if not folder.is_dir():
+        pytest.skip("the results are part of the checkout only")
+    assert cli.main(["compare", str(folder), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "BRPG (u2pl, digits): cannot tell yet: +0.1 mIoU [-0.5, +0.6] over 6 pairs" in said
+    assert "BRPG (unimatch, digits): cannot tell yet: +0.1 mIoU [-1.2, +1.3] over 6 pairs" in said

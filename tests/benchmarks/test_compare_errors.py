@@ -150,6 +150,10 @@ CSV_CASES = {
         rows("seed,variant,score,edge\n0,no head,50,0.4\n0,BRPG,51,0.4\n"),
         ["edge: expected percent as in the other columns"],
     ),
+    "score on another scale": (
+        rows("seed,variant,score,iou:sky\n0,no head,0.5,40\n0,BRPG,0.5,40\n"),
+        ["row 2: score: expected percent as the IoU of classes, found 0.5"],
+    ),
     "classes on another scale": (
         rows("seed,variant,score,iou:sky\n0,no head,50,0.4\n0,BRPG,51,0.4\n"),
         ["IoU of classes: expected percent"],
