@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from scipy import stats
 
+from brpg_lib.benchmarks.compare.statistics import LEVEL, mean_with_interval, paired_differences
 from brpg_lib.benchmarks.tables import Table
 from brpg_lib.files import write_atomically
 
@@ -21,7 +21,6 @@ Results = Sequence[dict[str, Any]]
 PAGE, PICTURE = "accuracy.md", "accuracy.png"
 BASELINE = "no head"
 METRICS = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
-CONFIDENCE = 0.95
 MOST_JOINED = 6
 COLORS = {BASELINE: "darkgray", "BRPG": "tab:blue"}
 
@@ -57,7 +56,7 @@ def scores(results: Results) -> Table:
     """Means over seeds and splits, and differences to the trainings without head on the same batches."""
     table = Table(
         f"Percent, mean and standard deviation over runs; gain: mean of paired differences with its "
-        f"{CONFIDENCE:.0%} interval",
+        f"{LEVEL:.0%} interval",
         ("", "runs", *(f"{name}{what}" for name in METRICS.values() for what in ("", ", gain")), "seconds", "memory"),
     )
     for framework in unique(r["settings"]["framework"] for r in results):
@@ -68,7 +67,9 @@ def scores(results: Results) -> Table:
             cells = [f"{framework}, {variant}", str(len(chosen))]
             for metric in METRICS:
                 cells.append(mean_and_deviation([r[metric] for r in chosen]))
-                cells.append("" if variant == BASELINE else interval(differences(results, framework, variant, metric)))
+                cells.append(
+                    "" if variant == BASELINE else mean_with_interval(differences(results, framework, variant, metric))
+                )
             cells.append(f"{statistics.mean(r['seconds'] for r in chosen):.0f}")
             cells.append(f"{statistics.mean(r['peak_memory_mb'] for r in chosen):.0f} MB")
             table.rows.append(cells)
@@ -101,39 +102,37 @@ def classes(results: Results) -> Table:
     return table
 
 
+Key = tuple[Any, ...]
+
+
 def paired(results: Results, framework: str, variant: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Trainings without head and of a variant that share everything else."""
+    before, after = by_key(results, framework, BASELINE), by_key(results, framework, variant)
+    return [(before[key], result) for key, result in after.items() if key in before]
 
-    def key(result: dict[str, Any]) -> tuple[Any, ...]:
-        settings = result["settings"]
-        return settings["framework"], settings["data"], settings["split"], settings["seed"]
 
-    before = {key(r): r for r in results if r["variant"] == BASELINE}
-    after = [r for r in results if r["variant"] == variant and r["settings"]["framework"] == framework]
-    return [(before[key(r)], r) for r in after if key(r) in before]
+def by_key(results: Results, framework: str, variant: str) -> dict[Key, dict[str, Any]]:
+    """Trainings of a framework and variant by what partners share."""
+    return {
+        tuple(result["settings"][name] for name in ("data", "split", "seed")): result
+        for result in results
+        if (result["settings"]["framework"], result["variant"]) == (framework, variant)
+    }
 
 
 def differences(results: Results, framework: str, variant: str, metric: str) -> list[float]:
     """Gain of each pair, in points."""
-    return [after[metric] - before[metric] for before, after in paired(results, framework, variant)]
+    before, after = (
+        {key: result[metric] for key, result in by_key(results, framework, name).items()}
+        for name in (BASELINE, variant)
+    )
+    return list(paired_differences(before, after).values())
 
 
 def mean_and_deviation(values: list[float]) -> str:
     """``mean ± standard deviation``."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{deviation}"
-
-
-def interval(values: list[float]) -> str:
-    """Mean with the interval that holds the mean over all seeds with :data:`CONFIDENCE`."""
-    if not values:
-        return ""
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return f"{mean:+.1f}"
-    error = statistics.stdev(values) / len(values) ** 0.5
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return f"{mean:+.1f} [{mean - reach:+.1f}, {mean + reach:+.1f}]"
 
 
 def draw(results: Results) -> Any:

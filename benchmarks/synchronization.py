@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import Tensor
 
 from brpg_lib.benchmarks import command
-from brpg_lib.benchmarks.accuracy_report import interval
+from brpg_lib.benchmarks.compare.statistics import mean_with_interval
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.benchmarks.tables import Table
 from brpg_lib.examples.processes import free_port, joined
@@ -132,7 +132,9 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
         apart = statistics.mean(r["distances"][-1][1] for r in chosen)
         scores = [f"{statistics.mean(r[name] for r in chosen):.1f}" for name in ("miou", "boundary_miou")]
         differences = [r["miou"] - together[r["seed"]]["miou"] for r in chosen]
-        made.rows.append([variant, f"{apart:.1e}", *scores, interval(differences) if variant != VARIANTS[0] else ""])
+        made.rows.append(
+            [variant, f"{apart:.1e}", *scores, mean_with_interval(differences) if variant != VARIANTS[0] else ""]
+        )
     seeds = ", ".join(str(seed) for seed in together)
     made.notes.append(f"Seeds {seeds}; {results[0]['steps']} steps on digit scenes; 95% interval in brackets.")
     return made

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("brpg_lib.examples.demo:main", "examples", "train with and without the head, and show what it did"),
     "train": ("brpg_lib.examples.train:main", "examples", "train a recipe, such as a published experiment"),
     "bench": ("brpg_lib.benchmarks.bench:bench_command", "bench", "measure speed and memory, and write a page of it"),
+    "compare": ("brpg_lib.benchmarks.compare.command:main", "bench", "tell whether the head helped, from your results"),
     "patch": ("brpg_lib.adapters.commands:patch_command", "adapters", "add the head to a U2PL or UniMatch checkout"),
     "run": ("brpg_lib.adapters.commands:run_command", "adapters", "patch a training script in memory and run it"),
     "list": ("brpg_lib.adapters.commands:list_command", "adapters", "show what can be patched"),
