@@ -1,4 +1,4 @@
-"""Does the head help? Trainings without and with it, on the same batches, over seeds, splits and frameworks."""
+"""What unlabeled images add, and the head: trainings on the same batches, over seeds, splits and frameworks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 
 from brpg_lib.benchmarks import accuracy_report, command
-from brpg_lib.benchmarks.accuracy_report import BASELINE
+from brpg_lib.benchmarks.accuracy_rows import BASELINE
+from brpg_lib.benchmarks.compare.runs import ALL_LABELS, LABELS_ALONE, REFERENCES
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.examples.demo import run_apart
 from brpg_lib.examples.networks import NAMES
@@ -26,8 +27,6 @@ from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
-LABELS_ALONE, ALL_LABELS = "labels alone", "all labels"
-"""The lines that every sweep trains beside what it is asked for: the floor, and what could be reached at most."""
 CHANGES: dict[str, Mapping[str, Any]] = {
     "no confidence separation": {"separate_confidence": False},
     "no split": {"split_fraction": 0.0},
@@ -74,7 +73,7 @@ class Run:
     @property
     def with_head(self) -> bool:
         """Whether the prototype head takes part."""
-        return self.variant not in (LABELS_ALONE, ALL_LABELS, BASELINE)
+        return self.variant not in (BASELINE, *REFERENCES)
 
 
 def runs_of(arguments: argparse.Namespace) -> list[Run]:
@@ -239,6 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     for table in accuracy_report.tables(results):
         console.print(table.rich())
+    for sentence in accuracy_report.sentences(results):
+        console.print(sentence)
     console.print(f"page: {arguments.out / accuracy_report.PAGE}")
     return 0
 

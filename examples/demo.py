@@ -17,7 +17,7 @@ from rich.console import Console
 from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.progress import progress_bar
 from brpg_lib.examples.report import write_report
-from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, ITERATIONS, SIZES, Settings
+from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, SIZES, Settings
 from brpg_lib.examples.trainers.loop import train
 from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.files import save_atomically
@@ -64,7 +64,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         framework=arguments.framework,
         data=arguments.data,
         seed=arguments.seed,
-        iterations=ITERATIONS[arguments.framework] if arguments.iters is None else arguments.iters,
+        iterations=400 if arguments.iters is None else arguments.iters,
         size=SIZES[arguments.data] if arguments.size is None else arguments.size,
         batch_size=arguments.batch_size,
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),

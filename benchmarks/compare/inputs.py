@@ -9,7 +9,7 @@ from pathlib import Path
 from brpg_lib.benchmarks.compare.count_files import read_counts
 from brpg_lib.benchmarks.compare.csv_files import read_csv
 from brpg_lib.benchmarks.compare.result_files import read_result
-from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT, Run
+from brpg_lib.benchmarks.compare.runs import REFERENCES, WITH, WITHOUT, Run
 
 RESULTS, TABLE, COUNTS = ".json", ".csv", ".npz"
 KINDS = f"{RESULTS} (results), {TABLE} (a row per training) or {COUNTS} (confusion matrices)"
@@ -57,7 +57,7 @@ def read(paths: Sequence[Path], baseline: str | None) -> tuple[list[Run], list[R
 def _of_one(path: Path, baseline: str) -> tuple[list[Run], list[Run]]:
     runs = _read(path, None)
     before = [run for run in runs if run.variant == baseline]
-    after = [run for run in runs if run.variant != baseline]
+    after = [run for run in runs if run.variant not in (baseline, *REFERENCES)]
     if not before or not after:
         expected = f"the variant {baseline!r} to compare with" if not before else f"variants besides {baseline!r}"
         raise ValueError(

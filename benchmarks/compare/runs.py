@@ -10,6 +10,9 @@ from typing import Any
 from brpg_lib.benchmarks.compare.bootstrap import ImageCounts
 
 WITHOUT, WITH = "no head", "BRPG"
+LABELS_ALONE, ALL_LABELS = "labels alone", "all labels"
+REFERENCES = (LABELS_ALONE, ALL_LABELS)
+"""What the accuracy benchmark trains besides: the floor, and what could be reached at most."""
 SCORE_NAMES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from brpg_lib.benchmarks import accuracy, accuracy_report
+from brpg_lib.benchmarks.accuracy_rows import CEILING, FLOOR, Row, differences
 from brpg_lib.examples.settings import Settings
 
 
-def made_up(framework: str, variant: str, seed: int, miou: float) -> dict[str, Any]:
-    settings = Settings(framework=framework, data="digits", seed=seed, iterations=4, size=33, batch_size=2)
+def made_up(row: Row, seed: int, miou: float) -> dict[str, Any]:
+    settings = Settings(framework=row.framework, data="digits", seed=seed, iterations=4, size=33, batch_size=2)
     return {
-        "variant": variant,
-        "settings": settings.to_dict(),
+        "variant": row.variant,
+        "settings": settings.to_dict() | {"all_labels": row == CEILING},
         "environment": {"device": "a CPU", "threads": 2, "versions": {"torch": "2.9"}},
         "seconds": 60.0 + seed,
         "peak_memory_mb": 900.0,
@@ -25,31 +26,67 @@ def made_up(framework: str, variant: str, seed: int, miou: float) -> dict[str, A
         "boundary_miou": miou - 2,
         "iou": [miou, None],
         "boundary_iou": [miou, None],
+        "student": {"miou": miou - 1, "boundary_miou": miou - 3},
     }
 
 
-RESULTS = [
-    made_up("u2pl", variant, seed, 30 + seed + gain)
-    for seed, gains in enumerate([(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)])
-    for variant, gain in zip(("no head", "BRPG"), gains, strict=True)
-]
+PLAIN, WITH_HEAD = Row("u2pl", "no head"), Row("u2pl", "BRPG")
+
+
+def sweep(ceiling: float = 10.0, gains: tuple[float, ...] = (1.0, 2.0, 3.0)) -> list[dict[str, Any]]:
+    """Labels alone at 30 + seed, unlabeled images 2 above them, the head by its gains above these."""
+    return [
+        made_up(row, seed, 30 + seed + value)
+        for seed, gain in enumerate(gains)
+        for row, value in ((FLOOR, 0.0), (CEILING, ceiling), (PLAIN, 2.0 + 0.1 * seed), (WITH_HEAD, 2 + 0.1 * seed + gain))
+    ]
+
+
+RESULTS = sweep()
 
 
 def test_gains_are_those_of_pairs() -> None:
-    assert accuracy_report.differences(RESULTS, "u2pl", "BRPG", "miou") == [1.0, 2.0, 3.0]
-    assert accuracy_report.differences(RESULTS[1:], "u2pl", "BRPG", "miou") == [2.0, 3.0], "only complete pairs"
-    assert accuracy_report.differences(RESULTS, "unimatch", "BRPG", "miou") == []
-
-
-def test_mean_and_deviation() -> None:
+    assert differences(RESULTS, WITH_HEAD, "miou") == pytest.approx([1.0, 2.0, 3.0])
+    assert differences(RESULTS, PLAIN, "miou") == pytest.approx([2.0, 2.1, 2.2])
+    without_first = [r for r in RESULTS if (r["variant"], r["settings"]["seed"]) != ("no head", 0)]
+    assert differences(without_first, WITH_HEAD, "miou") == pytest.approx([2.0, 3.0]), "only complete pairs"
+    assert differences(RESULTS, Row("unimatch", "BRPG"), "miou") == []
+    assert differences(RESULTS, FLOOR, "miou") == []
     assert accuracy_report.mean_and_deviation([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+
+
+def test_sentences_say_what_is_known_and_what_is_not() -> None:
+    room, plain, head = accuracy_report.sentences(RESULTS)
+    assert "all labels reach +10.0 [+10.0, +10.0] mIoU over labels alone (3 seeds)" in room
+    assert "u2pl: unlabeled images add +2.1 [+1.9, +2.3] mIoU (21% of the room; 3 seeds)" in plain
+    assert "Cannot tell" not in plain
+    assert "u2pl: BRPG adds +2.0 [-0.5, +4.5] mIoU (20% of the room; 3 seeds)" in head  # 4.303 / sqrt(3) = 2.48
+    assert "Cannot tell yet: about 2 more seeds would tell a difference of this size" in head
+    single = accuracy_report.sentences(sweep(gains=(1.0,)))
+    assert "One seed: other seeds may well differ" in single[-1]
+
+
+@pytest.mark.parametrize("ceiling", [1.0, -3.0])
+def test_without_room_no_gain_is_stated(ceiling: float) -> None:
+    results = sweep(ceiling)
+    room, refusal = accuracy_report.sentences(results)
+    assert f"{ceiling:+.1f}" in room
+    assert "no room" in refusal
+    assert "no gain is stated" in refusal
+    lines = {line.split(" | ")[0]: line for line in accuracy_report.scores(results).markdown().splitlines()}
+    assert "[" not in lines["| u2pl + BRPG"]
+
+
+def test_without_both_references_nothing_is_said() -> None:
+    (said,) = accuracy_report.sentences([made_up(PLAIN, 0, 30.0), made_up(FLOOR, 0, 29.0)])
+    assert "nothing can be said of gains" in said
 
 
 def test_page(tmp_path: Path) -> None:
     accuracy_report.write(RESULTS, tmp_path)
     page = (tmp_path / accuracy_report.PAGE).read_text()
-    assert "| u2pl, BRPG | 3 | 33.0 ± 2.0 | +2.0 [-0.5, +4.5] |" in page
-    assert "| background | 31.0 +2.0 |" in page
+    assert "| u2pl + BRPG | 3 | 35.1 ± 2.1 | +2.0 [-0.5, +4.5] |" in page
+    assert "| background | 31.0 | +2.1 | +2.0 | +10.0 |" in page
     assert "| digit |  |" in page
     assert (tmp_path / accuracy_report.PICTURE).stat().st_size > 5000
 
@@ -62,20 +99,26 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
     runs = {run.variant: run.settings for run in accuracy.runs_of(arguments)}
     plain = runs["BRPG"].brpg.to_dict() | {"recluster_every": runs["BRPG"].schedule.recluster_every}
     assert plain["momentum"] == 0.9
-    for variant in accuracy.ABLATIONS:
+    for variant, changes in accuracy.CHANGES.items():
         found = runs[variant].brpg.to_dict() | {"recluster_every": runs[variant].schedule.recluster_every}
         differing = {name for name in plain if plain[name] != found[name]}
-        assert len(differing) == 1, variant
-    assert runs["three times the loss weight"].brpg.loss_weight == pytest.approx(3 * plain["loss_weight"])
+        assert differing == changes.keys(), variant
+    assert runs["no head"].overrides == runs["labels alone"].overrides == {}
+    assert runs["all labels"].all_labels
 
 
 def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--frameworks", "supervised", "--seeds", "0", "--budget", "6", "--batch-size", "2", "--device", "cpu"]
+    options = ["--frameworks", "mean_teacher", "--seeds", "0", "--budget", "6", "--batch-size", "2", "--device", "cpu"]
     options += ["--jobs", "2"]
     command = [*options, "--out", str(tmp_path)]
     assert accuracy.main(command) == 0
     files = sorted(path.name for path in tmp_path.glob("*.json"))
-    assert files == ["digits_supervised_BRPG_seed0.json", "digits_supervised_no-head_seed0.json"]
+    assert files == [
+        "digits_all-labels_seed0.json",
+        "digits_labels-alone_seed0.json",
+        "digits_mean_teacher_BRPG_seed0.json",
+        "digits_mean_teacher_no-head_seed0.json",
+    ]
     assert not list(tmp_path.glob("*.pt"))
     found = json.loads((tmp_path / files[0]).read_text())
     assert found["settings"]["iterations"] == 6
@@ -86,7 +129,7 @@ def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
 
     monkeypatch.setattr(accuracy, "run_apart", unwanted)
     assert accuracy.main(command) == 0
-    assert "supervised, BRPG" in (tmp_path / accuracy_report.PAGE).read_text()
+    assert "mean_teacher + BRPG" in (tmp_path / accuracy_report.PAGE).read_text()
     capsys.readouterr()
     assert accuracy.main([*command, "--set", "temperature=0.5"]) == 2
     assert "made with other settings" in capsys.readouterr().err
