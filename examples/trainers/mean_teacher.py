@@ -50,9 +50,7 @@ class MeanTeacherTrainer(Trainer):
             "unsupervised": self.unsupervised_loss(both.logits[count:], pseudo, iteration),
         }
         if self.head is not None:
-            labeled = LabeledBatch(
-                features=both.features[:count], logits=both.low_logits[:count], labels=batch.labels
-            )
+            labeled = LabeledBatch(features=both.features[:count], logits=both.low_logits[:count], labels=batch.labels)
             unlabeled = UnlabeledBatch(
                 features=both.features[count:],
                 pseudo_labels=pseudo.classes,

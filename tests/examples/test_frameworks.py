@@ -1,0 +1,140 @@
+"""The frameworks of the examples: who teaches whom, from when on, and what counts."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from brpg_lib import BRPGConfig, PrototypeHead, Schedule
+from brpg_lib.examples.data.augment import IGNORE_INDEX
+from brpg_lib.examples.data.batches import Batch, BatchSource
+from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.trainers import TRAINERS
+from brpg_lib.examples.trainers.base import Trainer
+from brpg_lib.examples.trainers.mean_teacher import PseudoLabels, confident_cross_entropy
+from brpg_lib.examples.trainers.u2pl import U2PLTrainer
+
+SEMI_SUPERVISED = sorted(set(TRAINERS) - {"supervised"})
+STEPS = 20
+
+
+def trainer_of(framework: str, with_head: bool = False) -> Trainer:
+    torch.manual_seed(0)
+    model = build_network("compact", 11, 8 if with_head else None, width=8)
+    head = None
+    if with_head:
+        schedule = Schedule(warmup=2, collect=2, total=STEPS)
+        head = PrototypeHead(11, 8, schedule, BRPGConfig(queue_size=200, confidence_threshold=0.05))
+    return TRAINERS[framework](model, head, STEPS, seed=0).train()
+
+
+def batch_of(trainer: Trainer, iteration: int = 0) -> Batch:
+    data = Settings("u2pl", "digits", 0, STEPS, 33, 4).load_data()
+    return BatchSource(data, 33, 4, 0, trainer.strong_views, colors=trainer.colors)(iteration)
+
+
+@pytest.mark.parametrize("framework", sorted(TRAINERS))
+def test_the_average_follows_the_network_with_its_statistics(framework: str) -> None:
+    trainer = trainer_of(framework)
+    before = copy.deepcopy(trainer.average.state_dict())
+    with torch.no_grad():
+        for values in trainer.model.state_dict().values():
+            values.add_(1)
+    trainer.after_step(10**6)
+    for name, now in trainer.average.state_dict().items():
+        if now.is_floating_point():
+            torch.testing.assert_close(now, before[name] + 0.01 * (trainer.model.state_dict()[name] - before[name]))
+        else:
+            assert torch.equal(now, trainer.model.state_dict()[name])
+    early = trainer_of(framework)
+    with torch.no_grad():
+        for values in early.model.parameters():
+            values.fill_(1.0)
+    early.after_step(0)
+    assert float(next(early.average.parameters()).mean()) > 0.8, "at first it forgets fast"
+
+
+@pytest.mark.parametrize("framework", sorted(TRAINERS))
+def test_the_average_is_never_trained_and_always_in_eval_mode(framework: str) -> None:
+    trainer = trainer_of(framework)
+    loss, _ = trainer(batch_of(trainer), STEPS - 1)
+    loss.backward()
+    assert trainer.model.training
+    assert not any(module.training for module in trainer.average.modules())
+    assert all(p.grad is None and not p.requires_grad for p in trainer.average.parameters())
+    assert all(p.grad is not None for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
+def test_unlabeled_images_teach_from_their_time_on(framework: str) -> None:
+    trainer = trainer_of(framework)
+    first = math.ceil(trainer.supervised_only * STEPS)
+    batch = batch_of(trainer)
+    spoiled = Batch(**(vars(batch) | {"weak": batch.weak * math.nan, "strong": batch.strong * math.nan}))
+    loss, parts = trainer(spoiled, first - 1)
+    assert parts.keys() == {"supervised"}
+    assert loss.isfinite()
+    _, parts = trainer(batch, first)
+    assert len(parts) > 1
+
+
+@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
+def test_padding_teaches_nothing(framework: str) -> None:
+    """Where the weak view shows no image, its look changes neither loss nor queue."""
+    trainer = trainer_of(framework, with_head=True)
+    batch = batch_of(trainer)
+    everywhere = Batch(**(vars(batch) | {"padding": torch.ones_like(batch.padding)}))
+    for iteration in range(3, 6):
+        _, parts = trainer(everywhere, iteration)
+        consistency = [value for name, value in parts.items() if name not in ("supervised", "prototype")]
+        assert consistency
+        assert all(value.item() == 0 for value in consistency)
+    assert trainer.head is not None
+    assert trainer.head.seen.any()
+
+
+@pytest.mark.parametrize("framework", ["mean_teacher", "u2pl"])
+def test_labeled_and_strong_images_share_their_statistics(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(framework)
+    sizes = []
+    trainer.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    trainer(batch_of(trainer), STEPS - 1)
+    assert sizes == [8]
+
+
+def test_the_perturbed_maps_of_unimatch_share_the_decoder_pass() -> None:
+    network = build_network("compact", 11, None, width=8).train()
+    sizes = []
+    network.classifier.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = network(torch.randn(3, 3, 33, 33), perturb=torch.Generator().manual_seed(0))
+    assert sizes == [6]
+    assert found.logits.shape == found.perturbed_logits.shape == (3, 11, 33, 33)
+
+
+def test_confident_cross_entropy_is_a_mean_over_all_pixels_of_the_images() -> None:
+    logits = torch.randn(2, 3, 4, 4)
+    classes = torch.randint(3, (2, 4, 4))
+    classes[0, 0] = IGNORE_INDEX
+    confidence = torch.rand(2, 4, 4)
+    chosen = (classes != IGNORE_INDEX) & (confidence >= 0.6)
+    each = torch.nn.functional.cross_entropy(logits, classes.masked_fill(~chosen, 0), reduction="none")
+    expected = each[chosen].sum() / (classes != IGNORE_INDEX).sum()
+    torch.testing.assert_close(confident_cross_entropy(logits, classes, confidence, 0.6), expected)
+
+
+@pytest.mark.parametrize(("iteration", "share"), [(0, 0.2), (10, 0.1), (20, 0.0)])
+def test_u2pl_leaves_out_ever_fewer_pixels(iteration: int, share: float) -> None:
+    trainer = trainer_of("u2pl")
+    assert isinstance(trainer, U2PLTrainer)
+    entropy = torch.arange(100.0).view(1, 10, 10)
+    wrong: Tensor = torch.zeros(1, 10, 10, dtype=torch.long)
+    logits = torch.stack([torch.zeros(1, 10, 10), entropy], dim=1)  # what is left out has the largest losses
+    weak = trainer.average(torch.zeros(1, 3, 33, 33))
+    found = trainer.unsupervised_loss(logits, PseudoLabels(wrong, entropy, entropy, weak), iteration)
+    kept = torch.nn.functional.cross_entropy(logits, wrong, reduction="none").flatten()[: round(100 * (1 - share))]
+    torch.testing.assert_close(found, kept.mean() / (1 - share))
