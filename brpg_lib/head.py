@@ -96,8 +96,8 @@ class PrototypeHead(StateModule):
     many rows as it wants prototypes.
 
     On several ranks that train together, each calls the head with its own images, however many; the heads stay equal.
-    A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + 5 * C + 47)`` bytes, 130 kB for PASCAL
-    VOC. Eval mode needs none.
+    A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + 5 * C + 47)`` bytes, 130 kB for
+    PASCAL VOC. Eval mode needs none.
 
     Args:
         num_classes: Number of classes C.
