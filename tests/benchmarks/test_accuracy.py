@@ -35,16 +35,12 @@ PLAIN, WITH_HEAD = Row("u2pl", "no head"), Row("u2pl", "BRPG")
 
 def sweep(ceiling: float = 10.0, gains: tuple[float, ...] = (1.0, 2.0, 3.0)) -> list[dict[str, Any]]:
     """Labels alone at 30 + seed, unlabeled images 2 above them, the head by its gains above these."""
-    return [
-        made_up(row, seed, 30 + seed + value)
-        for seed, gain in enumerate(gains)
-        for row, value in (
-            (FLOOR, 0.0),
-            (CEILING, ceiling),
-            (PLAIN, 2.0 + 0.1 * seed),
-            (WITH_HEAD, 2 + 0.1 * seed + gain),
-        )
-    ]
+    found = []
+    for seed, gain in enumerate(gains):
+        plain = 2 + 0.1 * seed
+        values = {FLOOR: 0.0, CEILING: ceiling, PLAIN: plain, WITH_HEAD: plain + gain}
+        found += [made_up(row, seed, 30 + seed + value) for row, value in values.items()]
+    return found
 
 
 RESULTS = sweep()
