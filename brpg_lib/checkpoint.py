@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from brpg_lib.notices import warn
 from brpg_lib.validation import require
 
 VERSION = 2
@@ -63,4 +63,4 @@ def require_loadable(own: Mapping[str, Any], saved: Mapping[str, Any], strict: b
         hint = "" if shaping else "; head.load_state_dict(..., strict=False) goes on with what is set here"
         require(not differing, "state_dict", "the state of a head like this one", text + hint)
     elif differing:
-        warnings.warn(f"going on from the state of a head with other settings: {text}", stacklevel=5)
+        warn(f"going on from the state of a head with other settings: {text}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from brpg_lib.config import BRPGConfig
+
 DEAD_AFTER = 500
 """Steps with points of its class in which a prototype was never the most similar one, until it counts as dead."""
 COLLAPSED = 0.999
@@ -58,6 +60,24 @@ def points(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     counted = (classes >= 0) & (classes < num_classes)
     right = counted & (similarity.detach().argmax(dim=1) == classes)
     return torch.stack((counted.sum(), right.sum())).float()
+
+
+def missing_rows(classes: list[int], config: BRPGConfig) -> str:
+    """What to warn about classes that the labels show, and that no queue has a row of; empty for none.
+
+    Args:
+        classes: Their indices.
+        config: Hyper-parameters of the head.
+    """
+    if not classes:
+        return ""
+    rare = "" if config.rare_class_fallback else ", or BRPGConfig(rare_class_fallback=True)"
+    return (
+        f"classes {', '.join(map(str, classes))} are in the labels, but have no row in any queue: none of their "
+        "labeled pixels was predicted right, and no unlabeled pixel was predicted as one of them with a confidence of "
+        f"{config.confidence_threshold:g} (confidence_threshold). They have no prototypes until samples come in; a "
+        f"longer Schedule.warmup or collect, or Schedule(min_rows=...){rare} may help"
+    )
 
 
 def warnings_about(dead: Tensor, collapsed: Tensor, num_prototypes: Tensor) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -28,6 +27,7 @@ from brpg_lib.distributed import (
 from brpg_lib.exchange import StepSums, exchange, require_agreement
 from brpg_lib.kernels.random import fold
 from brpg_lib.loss import PrototypeContrastiveLoss, balanced_mean
+from brpg_lib.notices import warn
 from brpg_lib.points import labeled_points, unlabeled_points
 from brpg_lib.queue import DTYPES, FeatureQueue
 from brpg_lib.sampler import ConfidenceSampler
@@ -305,9 +305,13 @@ class PrototypeHead(StateModule):
             *(health[name] for name in ("prototypes_dead", "prototypes_collapsed", "prototypes"))
         )
         for name, text in found.items():
-            if name not in self._warned:
-                self._warned.add(name)
-                warnings.warn(text, stacklevel=6)  # at the call of this module
+            self._warn(name, text)
+
+    def _warn(self, name: str, text: str) -> None:
+        """Warn of something once."""
+        if name not in self._warned:
+            self._warned.add(name)
+            warn(text)
 
     def _check(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase) -> None:
         if torch.compiler.is_compiling():
@@ -427,6 +431,10 @@ class PrototypeHead(StateModule):
     def _cluster(self) -> None:
         """Split and cluster all queues; a class whose queues are empty keeps the prototypes it has."""
         self.queue.fill_rare_classes()
+        without = self.seen.cpu() & ~self.queue.rows.cpu().any(1)
+        text = diagnostics.missing_rows(without.nonzero()[:, 0].tolist(), self.config)
+        if text and not any(self.bank.present):
+            self._warn("rows", text)
         self._adopt(self.clusterer(self.queue, self.splitter(self.queue).num_prototypes))
 
     def _join(self, awaited: Tensor) -> None:

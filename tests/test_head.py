@@ -746,6 +746,26 @@ def test_metrics_tell_collapsed_prototypes_and_one_warning_does() -> None:
         step(module)
 
 
+def test_classes_without_rows_are_named_once() -> None:
+    """The labels show class 2, but no pixel of it is ever predicted right."""
+    module = head(warmup=0, collect=2)
+
+    def step(seed: int) -> None:
+        first, second = labeled(seed), unlabeled(seed)
+        worst = first.logits.clone()
+        worst[:, 2] = -9
+        module(fresh(first, logits=worst), fresh(second, confidence=0 * second.confidence, weak_logits=0 * worst))
+
+    step(0)
+    step(1)
+    with pytest.warns(UserWarning, match=r"classes 2 are in the labels, but have no row.*rare_class_fallback") as told:
+        step(2)
+    assert [w.filename for w in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(3)
+
+
 def test_metrics_tell_dead_prototypes_and_one_warning_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that no point is near; those of a class without points are not dead."""
     monkeypatch.setattr("brpg_lib.diagnostics.DEAD_AFTER", 20)
