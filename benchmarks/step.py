@@ -79,7 +79,8 @@ def learning_head(preset: Preset, inputs: Inputs) -> PrototypeHead:
     )
     schedule = Schedule(warmup=0, collect=0, total=100_000, pseudo_threshold_range=(published.THRESHOLD,) * 2)
     head = PrototypeHead(preset.num_classes, preset.feature_dim, schedule, config).to(inputs.labeled.device)
-    head.bank.set(inputs.prototypes, torch.ones(inputs.prototypes.shape[:3], dtype=torch.bool))
+    mask = torch.ones(inputs.prototypes.shape[:3], dtype=torch.bool, device=inputs.prototypes.device)
+    head.bank.set(inputs.prototypes, mask)
     call(head, inputs)  # from then on it is settled, and can be compiled or recorded
     return head
 

@@ -44,6 +44,8 @@ class Nothing:
 class BranchOnly(nn.Module):
     """In place of the head: the gradient of its loss is zero, but goes all the way through the projection branch."""
 
+    samples_weak_views = False
+
     def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> Nothing:
         """A loss of 0."""
         return Nothing(0.0 * (labeled.features.float().mean() + unlabeled.features.float().mean()))

@@ -38,9 +38,12 @@ def grid_positions(length: int, grid_size: int, device: torch.device) -> Tensor:
         ``(P,)`` int64, ``P <= grid_size + 1``.
     """
     grid_size = max(1, min(grid_size, length - 1))
-    positions = torch.arange(grid_size + 1, device=device) * ((length - 1) // grid_size)
-    positions[-1] = length - 1
-    return positions if length > 1 else positions[:1]
+    if length == 1:
+        return torch.zeros(1, dtype=torch.int64, device=device)
+    step = (length - 1) // grid_size
+    number = torch.arange(grid_size + 1, device=device)
+    # The rest goes to the last one. Setting it in place would copy a number to the device.
+    return number * step + (number == grid_size) * (length - 1 - grid_size * step)
 
 
 def labeled_points(

@@ -62,7 +62,7 @@ def _draw_classes(axis: Axes, final: dict[str, Any]) -> None:
 
 def _draw_examples(figure: Any, run: Run) -> None:
     """From equal parts of the test set, an image each: itself, the truth, the prediction."""
-    model = run.trainer.eval().evaluated
+    model = run.trainer.eval().average
     palette = class_colors(len(run.data.class_names))
     chosen = np.linspace(0, len(run.test) - 1, min(EXAMPLES, len(run.test))).round().astype(int).tolist()
     grid = figure.subplots(3, len(chosen), squeeze=False)

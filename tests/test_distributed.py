@@ -308,7 +308,7 @@ def test_no_collective_among_one(tmp_path: Path) -> None:
 def test_one_all_reduce_of_the_stated_size_per_learn_step(tmp_path: Path) -> None:
     for found in on_ranks(counting, 2, tmp_path):
         classes, slots, dim = 3, 3, 5
-        expected = 4 * (classes * 2 * slots * (dim + 2) + classes + 51)
+        expected = 4 * (classes * 2 * slots * (dim + 2) + 5 * classes + 47)
         assert found["calls"] == [["all_reduce", expected]] * 3
 
 

@@ -75,6 +75,7 @@ def test_no_file_of_the_package_imports_upwards() -> None:
     """A module imports only from those nearer the ground."""
     order = (
         "version",
+        "notices",
         "validation",
         "schedule",
         "config",

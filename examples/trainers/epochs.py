@@ -233,7 +233,7 @@ class Run:
         self.trainer.eval()
         names, window = self.data.class_names, self.recipe.window
         with self._precision():
-            scores = score(self.trainer.evaluated, self.test, len(names), self.processes, window, self.workers)
+            scores = score(self.trainer.average, self.test, len(names), self.processes, window, self.workers)
         better = scores.miou > self.record.best
         self.record.validations.append(
             {
@@ -248,7 +248,7 @@ class Run:
         if better and self.processes.rank == 0 and not self.trial:
             found = {
                 "recipe": self.recipe.to_dict(),
-                "model": self.trainer.evaluated.state_dict(),
+                "model": self.trainer.average.state_dict(),
                 "validation": self.record.validations[-1],
             }
             save_atomically(found, self.folder / BEST)

@@ -85,6 +85,7 @@ CONFIG: dict[str, Any] = {
     "temperature": 0.5,
     "momentum": 0.5,
     "misclassified_weight": 2.5,
+    "point_balance": 0.5,
     "loss_weight": 0.25,
     "align_corners": False,
     "ignore_index": 99,
