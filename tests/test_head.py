@@ -26,10 +26,11 @@ from builders import (
     step,
     unlabeled,
 )
+from fake_cuda import NoCopies, fake_cuda, needs_fake_cuda
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.testing import assert_close
 
 from brpg_lib import BRPGConfig, HeadOutput, LabeledBatch, Phase, PrototypeHead, Schedule, UnlabeledBatch
@@ -955,24 +956,20 @@ def on(device: torch.device, *batches: Any) -> list[Any]:
     return [fresh(batch, **move(batch, device)) for batch in batches]
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available() and torch.__version__ < "2.6", reason="this torch needs a GPU for fake CUDA tensors"
-)
+@needs_fake_cuda
 def test_no_decision_of_the_learn_step_depends_on_values() -> None:
-    """With fake CUDA tensors, which have shapes but no values: whatever would wait for the device raises."""
-    with FakeTensorMode():
+    with fake_cuda() as device:
         module = PrototypeHead(3, 5, Schedule(warmup=0, collect=0, total=9), BRPGConfig(unlabeled_samples_per_image=9))
-        for part in module.modules():
-            for name, buffer in list(part._buffers.items()):
-                part._buffers[name] = None if buffer is None else torch.empty_like(buffer, device="cuda")
+        module.to(device)
         module._settled_mask = module._mask()
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(*shape, dtype=dtype, device="cuda")
+            return torch.empty(*shape, dtype=dtype, device=device)
 
         first = LabeledBatch(empty(2, 5, 9, 11), None, empty(2, 17, 21, dtype=torch.int64))
         second = UnlabeledBatch(empty(2, 5, 9, 11), empty(2, 17, 21, dtype=torch.int64), empty(2, 17, 21))
-        out = module(first, second)
+        with NoCopies():
+            out = module(first, second)
         assert out.loss.device.type == "cuda"
         with pytest.raises(DataDependentOutputException):
             out.loss.item()

@@ -24,10 +24,8 @@ class U2PLTrainer(MeanTeacherTrainer):
         """Cross entropy with the reliable pseudo labels, which count for those left out, as published."""
         share = self.dropped * (1 - iteration / self.iterations)
         valid = pseudo.classes != IGNORE_INDEX
-        known = pseudo.entropy[valid]
-        if not len(known):
-            return cross_entropy(logits, pseudo.classes)
-        limit = torch.quantile(known[:: 1 + len(known) // QUANTILE_OF], 1 - share)
+        entropy = pseudo.entropy.where(valid, torch.nan).flatten()
+        limit = torch.nanquantile(entropy[:: 1 + len(entropy) // QUANTILE_OF], 1 - share)
         targets = pseudo.classes.masked_fill(pseudo.entropy > limit, IGNORE_INDEX)
         weight = valid.sum() / (targets != IGNORE_INDEX).sum().clamp(min=1)
         return weight * cross_entropy(logits, targets)

@@ -1,0 +1,85 @@
+"""CUDA tensors that have a shape and a device but no values: they show, without a GPU, what would wait for one.
+
+Whatever needs a value on the host (``.item()``, boolean indexing, ``nonzero``) raises by itself. A copy between host
+and device does not; :class:`NoCopies` raises for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CUDA = torch.device("cuda")
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+needs_fake_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available() and torch.__version__ < "2.6", reason="this torch needs a GPU for fake CUDA tensors"
+)
+
+
+class DeviceCopyError(Exception):
+    """Values went from the host to the device or back."""
+
+
+class NoCopies(TorchDispatchMode):
+    """Raises :class:`DeviceCopyError` where values go from one device to another; counts the operators.
+
+    Attributes:
+        operators: How many ran.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator."""
+        out = func(*args, **(kwargs or {}))
+        self.operators += func.namespace == "aten"
+        if func in COPIES:
+            devices = {x.device.type for x in [*tree_leaves((args, kwargs)), out] if isinstance(x, Tensor)}
+            if len(devices) > 1:
+                raise DeviceCopyError(f"{func} between {' and '.join(sorted(devices))}")
+        return out
+
+
+class _Generator(torch.Generator):
+    """Draws nothing; says that it is where it was asked to be."""
+
+    device = CUDA
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        """Make one."""
+        return super().__new__(cls, "cpu")
+
+
+def _move(module: nn.Module, device: Any, **_: Any) -> nn.Module:
+    """What ``module.to(device)`` does, for tensors without values: torch's own wants to exchange their storage."""
+
+    def moved(value: Tensor) -> Tensor:
+        return torch.empty(value.shape, dtype=value.dtype, device=device)
+
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None and value.device.type != device.type:
+                part._parameters[name] = nn.Parameter(moved(value), value.requires_grad)
+        for name, value in part._buffers.items():
+            if value is not None and value.device.type != device.type:
+                part._buffers[name] = moved(value)
+    return module
+
+
+@contextmanager
+def fake_cuda() -> Iterator[torch.device]:
+    """Inside, tensors have no values, and may be on CUDA whether there is such a device or not."""
+    with FakeTensorMode(), patch("torch.Generator", _Generator), patch.object(nn.Module, "to", _move):
+        yield CUDA
