@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brpg_lib.validation import MAX_SIZE, require, require_integer, require_number
+from brpg_lib.validation import MAX_SIZE, require, require_bool, require_integer, require_number
 
 DISPERSIONS = ("cosine", "l2", "l2_normalized")
 CENTROIDS = ("mean", "confidence")
@@ -126,7 +126,7 @@ class BRPGConfig:
             require_number("class_balance", self.class_balance, 0.0, 10.0)
         require_integer("queue_size", self.queue_size, 1)
         for field in ("separate_confidence", "rare_class_fallback", "align_corners"):
-            require(isinstance(getattr(self, field), bool), field, "True or False", repr(getattr(self, field)))
+            require_bool(field, getattr(self, field))
         require(
             self.separate_confidence or not self.rare_class_fallback,
             "rare_class_fallback",

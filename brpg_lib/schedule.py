@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import overload
+from typing import Any, overload
 
 from torch import Tensor
 
-from brpg_lib.validation import MAX_COUNT, require, require_integer, require_number
+from brpg_lib.validation import MAX_COUNT, require, require_bool, require_integer, require_number
+
+RAMP_SHARE = 1 / 16
+"""Of the training, before the pseudo-label threshold rises: 5 of 80 epochs, as published."""
 
 
 class Phase(str, Enum):
@@ -27,9 +31,12 @@ class Schedule:
         warmup: Iterations in which nothing happens.
         collect: Iterations that fill the feature queues.
         total: Iterations of the whole training.
-        ramp_start: Iteration at which the pseudo-label threshold is at its lower end. From ``total`` on, there is no
-            ramp: the threshold stays at its lower end.
+        ramp_start: Iteration at which the pseudo-label threshold leaves its lower end; by default a sixteenth of
+            ``total``, the published 5 of 80 epochs. From ``total`` on, there is no ramp: the threshold stays at its
+            lower end.
         pseudo_threshold_range: Confidence threshold of pseudo-labeled points at ``ramp_start`` and at ``total``.
+        extrapolate_threshold: Whether the ramp's line goes on below the lower end before ``ramp_start``, as in the
+            official code. In a short training almost every pseudo label would count there, wrong ones too.
         recluster_every: ``None`` to cluster once, or the iterations between clusterings in the learn phase; sampling
             then goes on during it.
         min_rows: Stay in the collect phase until every class seen in the labels has this many rows in each group.
@@ -42,8 +49,9 @@ class Schedule:
     warmup: int
     collect: int
     total: int
-    ramp_start: int = 0
+    ramp_start: int = None  # type: ignore[assignment]  # a number once constructed
     pseudo_threshold_range: tuple[float, float] = (0.8, 0.95)
+    extrapolate_threshold: bool = False
     recluster_every: int | None = None
     min_rows: int = 0
     max_collect: int | None = None
@@ -60,7 +68,10 @@ class Schedule:
             f"at least warmup + collect ({self.warmup + self.collect})",
             self.total,
         )
+        if self.ramp_start is None:
+            object.__setattr__(self, "ramp_start", round(RAMP_SHARE * self.total))
         require_integer("ramp_start", self.ramp_start, 0, MAX_COUNT)
+        require_bool("extrapolate_threshold", self.extrapolate_threshold)
         bounds = self.pseudo_threshold_range
         is_pair = isinstance(bounds, tuple) and len(bounds) == 2
         require(is_pair, "pseudo_threshold_range", "a pair (start, end)", repr(bounds))
@@ -80,8 +91,9 @@ class Schedule:
         collect: float,
         total: float,
         iters_per_epoch: int,
-        ramp_start: float = 5,
+        ramp_start: float | None = None,
         pseudo_threshold_range: tuple[float, float] = (0.8, 0.95),
+        extrapolate_threshold: bool = False,
         recluster_every: float | None = None,
         min_rows: int = 0,
         max_collect: float | None = None,
@@ -99,15 +111,19 @@ class Schedule:
             require_number(field, epochs, 0, 1e12)
             return round(epochs * iters_per_epoch)
 
+        def optional(field: str, epochs: float | None) -> Any:
+            return None if epochs is None else iterations(field, epochs)
+
         return cls(
             warmup=iterations("warmup", warmup),
             collect=iterations("collect", collect),
             total=iterations("total", total),
-            ramp_start=iterations("ramp_start", ramp_start),
+            ramp_start=optional("ramp_start", ramp_start),
             pseudo_threshold_range=pseudo_threshold_range,
-            recluster_every=None if recluster_every is None else iterations("recluster_every", recluster_every),
+            extrapolate_threshold=extrapolate_threshold,
+            recluster_every=optional("recluster_every", recluster_every),
             min_rows=min_rows,
-            max_collect=None if max_collect is None else iterations("max_collect", max_collect),
+            max_collect=optional("max_collect", max_collect),
         )
 
     def phase(self, iteration: int) -> Phase:
@@ -127,8 +143,8 @@ class Schedule:
     def pseudo_threshold(self, iteration: int | Tensor) -> float | Tensor:
         """Confidence that a pseudo label needs at ``iteration`` to become a point of the loss.
 
-        Linear, from the lower end at ``ramp_start`` to the upper end at ``total``; before ``ramp_start`` the line goes
-        on below the lower end, as in the official code, and after ``total`` it stays at the upper end.
+        Linear, from the lower end at ``ramp_start`` to the upper end at ``total``; it stays at the lower end before
+        (unless ``extrapolate_threshold``), and at the upper end after.
 
         Args:
             iteration: From 0; an ``()`` int64 tensor where the host need not know it.
@@ -140,6 +156,7 @@ class Schedule:
         if self.ramp_start >= self.total:
             high = low
         span = max(1, self.total - self.ramp_start)
+        first = -math.inf if self.extrapolate_threshold else 0.0
         if isinstance(iteration, Tensor):
-            return low + (high - low) * ((iteration.double() - self.ramp_start) / span).clamp(max=1.0)
-        return low + (high - low) * min((iteration - self.ramp_start) / span, 1.0)
+            return low + (high - low) * ((iteration.double() - self.ramp_start) / span).clamp(first, 1.0)
+        return low + (high - low) * min(max((iteration - self.ramp_start) / span, first), 1.0)

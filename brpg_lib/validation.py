@@ -35,6 +35,11 @@ def require_number(field: str, value: object, low: float, high: float, *, open_l
     require(valid, field, f"a number in {'(' if open_low else '['}{low}, {high}]", repr(value))
 
 
+def require_bool(field: str, value: object) -> None:
+    """Raises ``ValueError`` unless a value is True or False."""
+    require(isinstance(value, bool), field, "True or False", repr(value))
+
+
 def is_integer(tensor: Tensor) -> bool:
     """Whether a tensor holds integers (not bools)."""
     return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool

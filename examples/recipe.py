@@ -58,7 +58,7 @@ class Recipe:
         pretrained: Whether its encoder starts from ImageNet weights.
         size: Side of the square crops.
         short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
-        colors: Whether strong views differ in color and sharpness too, or are mixed only.
+        colors: Whether strong views differ in color and sharpness too, or are mixed only; None as the framework has it.
         batch_size: Labeled, and as many unlabeled, images per step, over all processes.
         epochs: Length of the training.
         supervised_epochs: Epochs before pseudo labels teach.
@@ -73,7 +73,8 @@ class Recipe:
         seed: Of initial weights, order, augmentations and draws.
         warmup: Epochs before the queues fill.
         collect: Epochs in which they do.
-        ramp_start: Epoch from which pseudo-labeled points need a growing confidence.
+        ramp_start: Epoch from which pseudo-labeled points need a growing confidence; None for a sixteenth of all.
+        extrapolate_threshold: Whether they need less and less before it, as published.
         recluster_every: Epochs between clusterings, or None to cluster once.
         feature_dim: Channels of the representation.
         head: Fields of :class:`~brpg_lib.BRPGConfig`.
@@ -92,7 +93,7 @@ class Recipe:
     pretrained: bool = True
     size: int = 513
     short_side: int | None = None
-    colors: bool = False
+    colors: bool | None = None
     batch_size: int = 16
     epochs: int = 80
     supervised_epochs: float = 1.0
@@ -107,7 +108,8 @@ class Recipe:
     seed: int = 0
     warmup: float = 1.0
     collect: float = 1.0
-    ramp_start: float = 5.0
+    ramp_start: float | None = None
+    extrapolate_threshold: bool = False
     recluster_every: float | None = None
     feature_dim: int = 256
     head: Mapping[str, Any] = field(default_factory=dict)
@@ -144,7 +146,8 @@ class Recipe:
             warmup=self.warmup,
             collect=self.collect,
             total=self.epochs,
-            ramp_start=min(self.ramp_start, self.epochs),
+            ramp_start=None if self.ramp_start is None else min(self.ramp_start, self.epochs),
+            extrapolate_threshold=self.extrapolate_threshold,
             recluster_every=self.recluster_every,
         )
 
@@ -174,7 +177,8 @@ def _require_kind(name: str, value: object, kind: Any) -> None:
     allowed = get_args(kind) or (kind,)
     if float in allowed:
         allowed += (int,)
-    if isinstance(value, bool) != (bool in allowed) or not isinstance(value, allowed):
+    fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))  # Python takes True for 1
+    if not fits:
         names = " or ".join("null" if a is type(None) else a.__name__ for a in get_args(kind) or (kind,))
         advice = " (YAML reads 1e-3 as text: write 0.001)" if float in allowed and isinstance(value, str) else ""
         raise ValueError(f"{name}: expected {names}, found {value!r}{advice}")

@@ -119,7 +119,8 @@ ALONE: dict[str, Target] = {
     "Schedule.from_epochs": Target(
         Schedule.from_epochs,
         {"warmup": 1, "collect": 1, "total": 80, "iters_per_epoch": 10, "ramp_start": 5, "min_rows": 0,
-         "pseudo_threshold_range": (0.8, 0.95), "recluster_every": None, "max_collect": None},
+         "pseudo_threshold_range": (0.8, 0.95), "extrapolate_threshold": False, "recluster_every": None,
+         "max_collect": None},
     ),
     "prototype_contrastive_loss": Target(
         brpg_lib.prototype_contrastive_loss,

@@ -31,7 +31,14 @@ def test_learn_step(name: str) -> None:
     data = tensors(record)
     prototypes, mask = map(torch.from_numpy, golden_records.bank(record))
     epoch = int(record["iters_per_epoch"])
-    schedule = Schedule.from_epochs(warmup=1, collect=1, total=int(record["epochs"]), iters_per_epoch=epoch)
+    schedule = Schedule.from_epochs(
+        warmup=1,
+        collect=1,
+        total=int(record["epochs"]),
+        iters_per_epoch=epoch,
+        ramp_start=5,
+        extrapolate_threshold=True,
+    )
     config = BRPGConfig(
         num_prototypes=(prototypes.shape[2],) * 2,
         split_fraction=0.0,

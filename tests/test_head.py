@@ -101,7 +101,9 @@ def test_learn_step_equals_the_reference(
         align_corners=align_corners,
         loss_weight=0.5,
     )
-    module = head(classes, dim, config=config, warmup=0, collect=0, total=100, ramp_start=20)
+    module = head(
+        classes, dim, config=config, warmup=0, collect=0, total=100, ramp_start=20, extrapolate_threshold=True
+    )
     set_prototypes(module, seed, share)
     options = {"num_classes": classes, "dim": dim}
     first = labeled(seed, num_images=images[0], image=image, size=sizes, **options)

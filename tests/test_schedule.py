@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import reference
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "warmup": (*COUNT, None),
     "collect": (*COUNT, None),
     "total": (*COUNT, None, 0, 4),
-    "ramp_start": (*COUNT, None),
+    "ramp_start": COUNT,
+    "extrapolate_threshold": (None, 1, "yes"),
     "pseudo_threshold_range": (0.8, (0.8,), (0.8, 1.1), (-0.1, 0.9), (math.nan, 0.9), "08", None, (0.1, 0.2, 0.3)),
     "recluster_every": (*COUNT, 0),
     "min_rows": (*COUNT, None),
@@ -47,15 +49,20 @@ def test_phases_may_be_empty() -> None:
 def test_threshold_is_the_published_line(total: int, start: int, iteration: int) -> None:
     if start >= total or iteration > total:
         return
-    schedule = Schedule(warmup=0, collect=0, total=total, ramp_start=start)
+    published, clamped = (
+        Schedule(warmup=0, collect=0, total=total, ramp_start=start, extrapolate_threshold=e) for e in (True, False)
+    )
     expected = reference.pseudo_threshold(iteration, start, total)
-    assert schedule.pseudo_threshold(iteration) == pytest.approx(expected, abs=1e-12)
+    for schedule, threshold in ((published, expected), (clamped, max(0.8, expected))):
+        assert schedule.pseudo_threshold(iteration) == pytest.approx(threshold, abs=1e-12)
+        on_device = schedule.pseudo_threshold(torch.tensor(iteration))
+        assert on_device.item() == pytest.approx(threshold, abs=1e-12)
 
 
 def test_threshold_ends() -> None:
     schedule = Schedule(warmup=0, collect=0, total=100, ramp_start=20, pseudo_threshold_range=(0.6, 0.9))
     assert schedule.pseudo_threshold(20) == pytest.approx(0.6)
-    assert schedule.pseudo_threshold(0) < 0.6
+    assert schedule.pseudo_threshold(0) == 0.6
     assert schedule.pseudo_threshold(100) == pytest.approx(0.9)
     assert schedule.pseudo_threshold(10**6) == pytest.approx(0.9), "a longer training keeps the upper end"
 
@@ -64,6 +71,21 @@ def test_threshold_ends() -> None:
 def test_a_ramp_that_starts_at_the_end_never_starts(ramp_start: int) -> None:
     schedule = Schedule(**LENGTHS, ramp_start=ramp_start)
     assert {schedule.pseudo_threshold(i) for i in (0, 5, 19, 20, 21, 5000)} == {0.8}
+
+
+@pytest.mark.parametrize(("total", "start"), [(80, 5), (52960, 3310), (6, 0), (100, 6)])
+def test_the_ramp_starts_after_a_sixteenth_by_default(total: int, start: int) -> None:
+    assert Schedule(warmup=1, collect=1, total=total).ramp_start == start
+    assert Schedule.from_epochs(warmup=0.1, collect=0.1, total=total / 10, iters_per_epoch=10).ramp_start == start
+
+
+def test_a_short_training_learns_from_no_doubtful_pseudo_label() -> None:
+    schedule = Schedule.from_epochs(warmup=1, collect=1, total=6, iters_per_epoch=50)
+    assert min(schedule.pseudo_threshold(i) for i in range(300)) == 0.8
+    published = Schedule.from_epochs(
+        warmup=1, collect=1, total=6, iters_per_epoch=50, ramp_start=5, extrapolate_threshold=True
+    )
+    assert published.pseudo_threshold(100) == pytest.approx(0.35)
 
 
 def test_falling_ranges_are_allowed() -> None:

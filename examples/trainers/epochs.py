@@ -137,7 +137,7 @@ class Run:
             recipe.batch_size // processes.ranks,
             recipe.seed,
             self.trainer.strong_views,
-            colors=recipe.colors,
+            colors=self.trainer.colors if recipe.colors is None else recipe.colors,
             rank=processes.rank,
             ranks=processes.ranks,
         )
