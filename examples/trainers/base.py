@@ -84,10 +84,12 @@ class Trainer(nn.Module, ABC):
     def after_step(self, iteration: int) -> None:
         """Called after the optimizer has moved: moves the average a little towards the network."""
         share = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
-        for average, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(now, share)
-            else:
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        floating = [(average, now) for average, now in pairs if average.is_floating_point()]
+        averages, nows = map(list, zip(*floating, strict=True))
+        torch._foreach_lerp_(averages, nows, share)  # all at once
+        for average, now in pairs:
+            if not average.is_floating_point():
                 average.copy_(now)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,9 +63,11 @@ def train(
     device = torch.device(settings.device)
     started = time.perf_counter() - run["seconds"]
     interval = max(1, settings.iterations // CHECKPOINTS)
-    for iteration in range(run["iteration"], settings.iterations):
+    left = range(run["iteration"], settings.iterations)
+    unread: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for iteration, ready in zip(left, batches.loader(left, loaders(device), device), strict=True):
         trainer.train()
-        batch = batches(iteration).to(device)
+        batch = ready.to(device)
         run["phases"].append("baseline" if trainer.head is None else trainer.head.phase.value)
         loss, losses = trainer.step(batch, iteration)
         optimizer.zero_grad(set_to_none=True)
@@ -73,14 +76,22 @@ def train(
         scheduler.step()
         trainer.after_step(iteration)
         for name, value in losses.items():
-            run["history"].setdefault(name, []).append([iteration, value.item()])
+            unread.setdefault(name, []).append((iteration, value.detach()))
         progress(iteration + 1)
         if (iteration + 1) % interval == 0 or iteration + 1 == settings.iterations:
+            for name, values in unread.items():
+                run["history"].setdefault(name, []).extend([i, value.item()] for i, value in values)
+            unread.clear()
             run["iteration"] = iteration + 1
             run["seconds"] = time.perf_counter() - started
             run["peak_memory"] = max(run["peak_memory"], peak_memory(device))
             save(checkpoint, settings, parts, run)
     return run | summarize(trainer, data, batches, settings)
+
+
+def loaders(device: torch.device) -> int:
+    """Processes that prepare batches: beside a GPU, so that it never waits; a CPU has nothing to spare."""
+    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
 def optimizer_of(settings: Settings, model: Segmenter) -> torch.optim.Optimizer:
