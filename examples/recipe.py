@@ -17,6 +17,7 @@ from brpg_lib.examples.data.catalog import DATASETS, open_data
 from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.losses import LOSSES
+from brpg_lib.validation import require_number
 
 CONFIGS = Path(__file__).parent / "configs"
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -62,6 +63,8 @@ class Recipe:
         batch_size: Labeled, and as many unlabeled, images per step, over all processes.
         epochs: Length of the training.
         supervised_epochs: Epochs before pseudo labels teach.
+        class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
+            framework's own rule.
         loss: Supervised loss: ``"cross_entropy"``, or ``"half_hard"`` (half of it over hard pixels only).
         optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
         learning_rate: Of the encoder at the start; it decays with ``(1 - i / N) ** 0.9``.
@@ -97,6 +100,7 @@ class Recipe:
     batch_size: int = 16
     epochs: int = 80
     supervised_epochs: float = 1.0
+    class_share: float | None = None
     loss: str = "half_hard"
     optimizer: str = "sgd"
     learning_rate: float = 0.001
@@ -125,6 +129,8 @@ class Recipe:
                 raise ValueError(f"{name}: expected a finite number, found {value}")
             if name in LEAST and value is not None and value < LEAST[name]:
                 raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
+        if self.class_share is not None:
+            require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
         if not isinstance(self.head, Mapping):
             raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
         _ = self.brpg, self.schedule(1)

@@ -9,6 +9,7 @@ from typing import Any
 from brpg_lib import BRPGConfig, Schedule
 from brpg_lib.examples.data.batches import SegmentationData
 from brpg_lib.examples.data.catalog import DATASETS, open_data
+from brpg_lib.validation import require_number
 
 MARGIN = 1.4  # short side of the reduced images, in crops
 SIZES = {name: 33 if name == "digits" else 129 for name in DATASETS}
@@ -31,6 +32,9 @@ class Settings:
         split: Partition: its name (camvid), or the directory of its lists (voc, voc_blended, cityscapes, coco).
         num_classes: Number of classes (folder).
         all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
+        class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
+            framework's own rule, in which hard classes hardly ever teach.
+        supervised_only: Share of the iterations before pseudo labels teach.
         loss: Supervised loss, one of :data:`brpg_lib.examples.trainers.losses.LOSSES`.
         learning_rate: Peak learning rate of AdamW.
         encoder_rate: Share of it for a pretrained encoder.
@@ -54,6 +58,8 @@ class Settings:
     split: str | None = None
     num_classes: int | None = None
     all_labels: bool = False
+    class_share: float | None = 0.5
+    supervised_only: float = 0.25
     loss: str = "half_hard"
     learning_rate: float = 6e-3
     encoder_rate: float = 0.3
@@ -103,6 +109,9 @@ class Settings:
         unknown = sorted(set(self.overrides) - known)
         if unknown:
             raise ValueError(f"overrides: expected fields of BRPGConfig or Schedule, found {', '.join(unknown)}")
+        if self.class_share is not None:
+            require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
+        require_number("supervised_only", self.supervised_only, 0.0, 1.0)
         _ = self.brpg, self.schedule
 
     def load_data(self) -> SegmentationData:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib import LabeledBatch, PrototypeHead
+from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import Batch
 from brpg_lib.examples.networks.base import Segmenter
 from brpg_lib.examples.trainers.losses import Loss, cross_entropy
+from brpg_lib.examples.trainers.selection import MostReliable
 
 Step = tuple[Tensor, dict[str, Tensor]]
 """The loss to descend, and its parts by name."""
@@ -34,6 +36,9 @@ class Trainer(nn.Module, ABC):
         colors: Whether strong views differ in color and sharpness too, or are mixed only.
         supervised_only: Share of the iterations before pseudo labels teach.
         supervised_loss: What the logits of labeled images are held to.
+        threshold: Confidence that a pseudo label needs to teach.
+        selection: Chooses the pseudo labels that teach, of each class the most reliable ones, in place of the
+            framework's own rule; None keeps that.
         decay: Of the average, at most; early on, it forgets faster.
     """
 
@@ -41,6 +46,7 @@ class Trainer(nn.Module, ABC):
     colors = False
     supervised_only = 0.1
     decay = 0.99
+    threshold = 0.95
 
     def __init__(self, model: Segmenter, head: PrototypeHead | None, iterations: int, seed: int) -> None:
         super().__init__()
@@ -48,6 +54,7 @@ class Trainer(nn.Module, ABC):
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.iterations, self.seed = iterations, seed
         self.supervised_loss: Loss = cross_entropy
+        self.selection: MostReliable | None = None
 
     def train(self, mode: bool = True) -> Trainer:
         """Train mode, but for the average: batch norm uses its statistics in every pass."""
@@ -79,6 +86,12 @@ class Trainer(nn.Module, ABC):
     @abstractmethod
     def semi_supervised_step(self, batch: Batch, iteration: int) -> Step:
         """The losses of one iteration in which unlabeled images teach."""
+
+    def select(self, classes: Tensor, confidence: Tensor) -> Tensor:
+        """Pseudo labels ``(B, H, W)`` that teach; the others are ignored."""
+        if self.selection is not None:
+            return self.selection(classes, confidence)
+        return classes.masked_fill(confidence < self.threshold, IGNORE_INDEX)
 
     @torch.no_grad()
     def after_step(self, iteration: int) -> None:

@@ -11,6 +11,7 @@ from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import LOSSES
+from brpg_lib.examples.trainers.selection import MostReliable
 
 
 class Choices(Protocol):
@@ -22,6 +23,7 @@ class Choices(Protocol):
     pretrained: bool
     feature_dim: int
     loss: str
+    class_share: float | None
     seed: int
 
     @property
@@ -48,4 +50,6 @@ def build(choices: Choices, num_classes: int, steps: int, schedule: Schedule | N
         head = PrototypeHead(num_classes, choices.feature_dim, schedule, choices.brpg, seed=choices.seed)
     trainer = TRAINERS[choices.framework](model, head, steps, choices.seed)
     trainer.supervised_loss = LOSSES[choices.loss]
+    if choices.class_share is not None:
+        trainer.selection = MostReliable(num_classes, choices.class_share)
     return trainer

@@ -49,6 +49,8 @@ def train(
     data = settings.load_data()
     schedule = settings.schedule if with_head else None
     trainer = build(settings, len(data.class_names), settings.iterations, schedule, settings.width)
+    if settings.framework != "supervised":
+        trainer.supervised_only = settings.supervised_only
     trainer.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = BatchSource(
         data, settings.size, settings.batch_size, settings.seed, trainer.strong_views, colors=trainer.colors

@@ -42,4 +42,16 @@ def half_hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return (cross_entropy(logits, labels) + hard_cross_entropy(logits, labels)) / 2
 
 
+def selected_cross_entropy(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Cross entropy with the pseudo labels that were selected, averaged over all pixels of the images.
+
+    Args:
+        logits: ``(B, C, H, W)``.
+        targets: ``(B, H, W)`` int64; 255 where nothing was selected.
+        valid: ``(B, H, W)`` bool: pixels of the images.
+    """
+    share = (targets != IGNORE_INDEX).sum() / valid.sum().clamp(min=1)
+    return share * cross_entropy(logits, targets)
+
+
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "half_hard": half_hard_cross_entropy}

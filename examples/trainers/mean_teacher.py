@@ -12,7 +12,7 @@ from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
 from brpg_lib.examples.data.batches import Batch
 from brpg_lib.examples.networks.base import Prediction
 from brpg_lib.examples.trainers.base import Step, Trainer, weak_view
-from brpg_lib.examples.trainers.losses import cross_entropy
+from brpg_lib.examples.trainers.losses import selected_cross_entropy
 
 
 class PseudoLabels(NamedTuple):
@@ -36,8 +36,6 @@ class MeanTeacherTrainer(Trainer):
 
     Labeled and strong images pass the network together, so that they share the statistics of batch norm.
     """
-
-    threshold = 0.95
 
     def semi_supervised_step(self, batch: Batch, iteration: int) -> Step:
         """Supervised loss, consistency with the teacher, and the prototype loss."""
@@ -73,20 +71,6 @@ class MeanTeacherTrainer(Trainer):
         return PseudoLabels(cutmix(classes, box), cutmix(confidence, box), cutmix(entropy, box), weak)
 
     def unsupervised_loss(self, logits: Tensor, pseudo: PseudoLabels, iteration: int) -> Tensor:
-        """Cross entropy with the confident pseudo labels, averaged over all pixels of the images."""
-        return confident_cross_entropy(logits, pseudo.classes, pseudo.confidence, self.threshold)
-
-
-def confident_cross_entropy(logits: Tensor, classes: Tensor, confidence: Tensor, threshold: float) -> Tensor:
-    """Cross entropy with pseudo labels of at least that confidence, averaged over all pixels that are not ignored.
-
-    Args:
-        logits: ``(B, C, H, W)``.
-        classes: ``(B, H, W)`` int64.
-        confidence: ``(B, H, W)``.
-        threshold: Least confidence.
-    """
-    valid = classes != IGNORE_INDEX
-    confident = classes.masked_fill(confidence < threshold, IGNORE_INDEX)
-    share = (confident != IGNORE_INDEX).sum() / valid.sum().clamp(min=1)
-    return share * cross_entropy(logits, confident)
+        """Cross entropy with the selected pseudo labels, averaged over all pixels of the images."""
+        targets = self.select(pseudo.classes, pseudo.confidence)
+        return selected_cross_entropy(logits, targets, pseudo.classes != IGNORE_INDEX)

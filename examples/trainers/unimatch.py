@@ -8,7 +8,7 @@ from brpg_lib import LabeledBatch, UnlabeledBatch
 from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
 from brpg_lib.examples.data.batches import Batch
 from brpg_lib.examples.trainers.base import Step, Trainer, weak_view
-from brpg_lib.examples.trainers.mean_teacher import confident_cross_entropy
+from brpg_lib.examples.trainers.losses import selected_cross_entropy
 
 
 class UniMatchTrainer(Trainer):
@@ -16,7 +16,6 @@ class UniMatchTrainer(Trainer):
 
     strong_views = 2
     colors = True
-    threshold = 0.95
 
     def semi_supervised_step(self, batch: Batch, iteration: int) -> Step:
         """Supervised loss, two kinds of consistency, and the prototype loss."""
@@ -28,12 +27,12 @@ class UniMatchTrainer(Trainer):
 
         confidence, classes = clean.logits[count:].detach().float().softmax(1).max(1)
         classes = classes.masked_fill(batch.padding, IGNORE_INDEX)
-        mixed = [(cutmix(classes, box), cutmix(confidence, box)) for box in batch.boxes]
+        valid, targets = classes != IGNORE_INDEX, self.select(classes, confidence)
         first, second = (
-            confident_cross_entropy(logits, *target, self.threshold)
-            for logits, target in zip(strong.logits.chunk(2), mixed, strict=True)
+            selected_cross_entropy(logits, cutmix(targets, box), cutmix(valid, box))
+            for logits, box in zip(strong.logits.chunk(2), batch.boxes, strict=True)
         )
-        perturbed = confident_cross_entropy(clean.perturbed_logits[count:], classes, confidence, self.threshold)
+        perturbed = selected_cross_entropy(clean.perturbed_logits[count:], targets, valid)
         supervised = self.supervised_loss(clean.logits[:count], batch.labels)
         parts = {"supervised": supervised, "strong": (first + second) / 2, "perturbed": perturbed}
         loss = (supervised + parts["strong"] / 2 + perturbed / 2) / 2
@@ -44,8 +43,8 @@ class UniMatchTrainer(Trainer):
             )
             unlabeled = UnlabeledBatch(
                 features=strong.features,
-                pseudo_labels=mixed[0][0],
-                confidence=mixed[0][1],
+                pseudo_labels=cutmix(classes, batch.boxes[0]),
+                confidence=cutmix(confidence, batch.boxes[0]),
                 **weak_view(clean.features[count:].detach(), clean.low_logits[count:].detach(), batch),
             )
             parts["prototype"] = self.head(labeled, unlabeled).loss

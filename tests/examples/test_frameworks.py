@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
-from brpg_lib.examples.trainers.mean_teacher import PseudoLabels, confident_cross_entropy
+from brpg_lib.examples.trainers.losses import selected_cross_entropy
+from brpg_lib.examples.trainers.mean_teacher import PseudoLabels
+from brpg_lib.examples.trainers.selection import MostReliable
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
 
 SEMI_SUPERVISED = sorted(set(TRAINERS) - {"supervised"})
@@ -116,15 +119,85 @@ def test_the_perturbed_maps_of_unimatch_share_the_decoder_pass() -> None:
     assert found.logits.shape == found.perturbed_logits.shape == (3, 11, 33, 33)
 
 
-def test_confident_cross_entropy_is_a_mean_over_all_pixels_of_the_images() -> None:
+def test_selected_cross_entropy_is_a_mean_over_all_pixels_of_the_images() -> None:
     logits = torch.randn(2, 3, 4, 4)
     classes = torch.randint(3, (2, 4, 4))
     classes[0, 0] = IGNORE_INDEX
-    confidence = torch.rand(2, 4, 4)
-    chosen = (classes != IGNORE_INDEX) & (confidence >= 0.6)
+    valid = classes != IGNORE_INDEX
+    chosen = valid & (torch.rand(2, 4, 4) >= 0.6)
     each = torch.nn.functional.cross_entropy(logits, classes.masked_fill(~chosen, 0), reduction="none")
-    expected = each[chosen].sum() / (classes != IGNORE_INDEX).sum()
-    torch.testing.assert_close(confident_cross_entropy(logits, classes, confidence, 0.6), expected)
+    expected = each[chosen].sum() / valid.sum()
+    found = selected_cross_entropy(logits, classes.masked_fill(~chosen, IGNORE_INDEX), valid)
+    torch.testing.assert_close(found, expected)
+    nothing = torch.full_like(classes, IGNORE_INDEX)
+    assert selected_cross_entropy(logits, nothing, nothing != IGNORE_INDEX) == 0
+
+
+@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
+def test_only_confident_pseudo_labels_teach_by_default(framework: str) -> None:
+    trainer = trainer_of(framework)
+    classes, confidence = torch.randint(3, (2, 5, 5)), torch.rand(2, 5, 5)
+    found = trainer.select(classes, confidence)
+    assert torch.equal(found, torch.where(confidence >= 0.95, classes, IGNORE_INDEX))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_the_same_share_of_each_class_teaches(share: float) -> None:
+    """Of an easy class of high confidence, and of a hard one; a class not seen enough is not held back."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(3, (4, 50, 50), generator=generator)
+    confidence = torch.rand(4, 50, 50, generator=generator) * torch.tensor([0.9, 0.5, 0.2])[classes]
+    classes[0, 0, :10] = 3
+    classes[1, :3] = IGNORE_INDEX
+    found = MostReliable(4, share)(classes, confidence)
+    assert torch.isin(found, torch.tensor([0, 1, 2, 3, IGNORE_INDEX])).all()
+    assert (found[classes == IGNORE_INDEX] == IGNORE_INDEX).all()
+    for k in range(3):
+        mine = classes == k
+        kept = found[mine] == k
+        assert float(kept.float().mean()) == pytest.approx(share, abs=0.02)
+        assert share == 1.0 or confidence[mine][kept].min() >= confidence[mine][~kept].max()
+    assert (found[classes == 3] == 3).all()
+
+
+def test_limits_are_averaged_and_never_hold_back_the_almost_certain() -> None:
+    selection = MostReliable(2, 0.5)
+    classes = torch.zeros(1, 10, 10, dtype=torch.long)
+    selection(classes, torch.full((1, 10, 10), 0.8))
+    selection(classes, torch.full((1, 10, 10), 0.3))
+    assert selection.limits[0] == pytest.approx(0.9 * 0.8 + 0.1 * 0.3, abs=1e-3)
+    assert selection.limits[1] == 0
+    twin = MostReliable(2, 0.5)
+    twin.load_state_dict(selection.state_dict())
+    assert torch.equal(twin.limits, selection.limits)
+    for _ in range(100):
+        found = selection(classes, torch.linspace(0.98, 1, 100).view(1, 10, 10))
+    assert (found == 0).all()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, math.nan, "half"])
+def test_a_wrong_share_is_refused(share: Any) -> None:
+    with pytest.raises(ValueError, match="class_share: expected"):
+        MostReliable(2, share)
+    with pytest.raises(ValueError, match="class_share: expected"):
+        Settings("u2pl", "digits", 0, STEPS, 33, 4, class_share=share)
+
+
+@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
+def test_every_framework_can_select_by_class(framework: str) -> None:
+    trainer = trainer_of(framework)
+    trainer.selection = MostReliable(11, 0.5)
+    batch = batch_of(trainer)
+    loss, parts = trainer(batch, STEPS - 1)
+    assert loss.isfinite()
+    assert "selection.limits" in trainer.state_dict()
+    assert (trainer.selection.limits > 0).any()
+    trainer.selection = None
+    _, strict = trainer(batch, STEPS - 1)
+    name = next(name for name in parts if name != "supervised")
+    assert parts[name].item() > 0
+    if framework != "u2pl":  # whose percentile lets four pixels of five teach
+        assert strict[name].item() == 0, "an untrained network is not confident of anything"
 
 
 @pytest.mark.parametrize(("iteration", "share"), [(0, 0.2), (10, 0.1), (20, 0.0)])
