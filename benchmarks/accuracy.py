@@ -18,12 +18,10 @@ from brpg_lib.benchmarks import accuracy_report, command
 from brpg_lib.benchmarks.accuracy_rows import BASELINE
 from brpg_lib.benchmarks.compare.runs import ALL_LABELS, LABELS_ALONE, REFERENCES
 from brpg_lib.benchmarks.measure import environment
-from brpg_lib.examples.demo import run_apart
-from brpg_lib.examples.networks import NAMES
-from brpg_lib.examples.options import setting
+from brpg_lib.examples.apart import result_of, run_apart
+from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen, setting
 from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, SIZES, Settings
-from brpg_lib.examples.trainers.losses import LOSSES
+from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, Settings
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
@@ -102,17 +100,11 @@ def settings_of(arguments: argparse.Namespace, seed: int, split: str | None) -> 
         data=arguments.data,
         seed=seed,
         iterations=arguments.budget,
-        size=arguments.size or SIZES[arguments.data],
-        batch_size=arguments.batch_size,
         device=arguments.device,
         root=arguments.root,
         split=split,
         num_classes=arguments.num_classes,
-        network=arguments.network,
-        pretrained=arguments.pretrained,
-        learning_rate=arguments.learning_rate,
-        feature_dim=arguments.feature_dim,
-        loss=arguments.loss,
+        **chosen(arguments),
     )
 
 
@@ -151,7 +143,7 @@ def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None
     }
     write_atomically(json.dumps(found, indent=2) + "\n", path)
     checkpoint.unlink()
-    checkpoint.with_suffix(".result.pt").unlink()
+    result_of(checkpoint).unlink()
     return found
 
 
@@ -195,19 +187,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=[BASELINE, HEAD], metavar="NAME",
                    help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
-    p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
-                   help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
-    p.add_argument(
-        "--loss", choices=tuple(LOSSES), default=Settings.loss, help="supervised loss (default: %(default)s)"
-    )
-    p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
+    add_training_options(p)
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="a setting of the head; may be repeated")  # fmt: skip
-    p.add_argument("--budget", type=int, default=1000, metavar="STEPS", help="of each training (default: %(default)s)")
-    p.add_argument("--learning-rate", type=float, default=Settings.learning_rate, help="(default: %(default)s)")
-    p.add_argument("--feature-dim", type=int, default=Settings.feature_dim, help="of the head (default: %(default)s)")
-    p.add_argument("--size", type=int, help="side of the crops (default: by dataset)")
-    p.add_argument("--batch-size", type=int, default=12, help="labeled images per step, and unlabeled (%(default)s)")
+    p.add_argument(
+        "--budget", type=int, default=ITERATIONS, metavar="STEPS", help="of each training (default: %(default)s)"
+    )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     p.add_argument(
         "--jobs", type=int, default=1, help="trainings at the same time, which share the cores (%(default)s)"

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from brpg_lib.examples.networks import NAMES
+from brpg_lib.examples.apart import result_of, run_apart
+from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen
 from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.report import write_report
-from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, SIZES, Settings
-from brpg_lib.examples.trainers.loop import train
-from brpg_lib.examples.trainers.losses import LOSSES
-from brpg_lib.files import save_atomically
-
-RUNS = {"baseline": False, "head": True}
+from brpg_lib.examples.report import NAMES, PAGES, write_report
+from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, Settings
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="brpg demo", description=__doc__)
-    p.add_argument("--framework", choices=FRAMEWORKS, default="u2pl", help="trainer (default: %(default)s)")
+    p.add_argument("--framework", choices=FRAMEWORKS, default="mean_teacher", help="trainer (default: %(default)s)")
     p.add_argument("--data", choices=DATASETS, default="digits", help="dataset (default: %(default)s)")
     p.add_argument("--root", help="directory of the dataset (all but digits)")
     p.add_argument(
@@ -37,17 +30,10 @@ def parser() -> argparse.ArgumentParser:
         "directory with labeled.txt and unlabeled.txt, and val.txt where the dataset has no list to test on",
     )
     p.add_argument("--num-classes", type=int, help="folder: number of classes; labels are 0..N-1, or 255 where ignored")
-    p.add_argument("--network", choices=NAMES, default="compact", metavar="NAME",
-                   help=f"among {', '.join(NAMES)} (default: %(default)s)")  # fmt: skip
-    p.add_argument(
-        "--loss", choices=tuple(LOSSES), default=Settings.loss, help="supervised loss (default: %(default)s)"
-    )
-    p.add_argument("--pretrained", action="store_true", help="start the encoder from ImageNet weights (a download)")
-    p.add_argument("--seed", type=int, default=0, help="seed of both runs (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of all trainings (default: %(default)s)")
     p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
-    p.add_argument("--iters", type=int, help="training steps of each run (default: 400 for u2pl, 320 for unimatch)")
-    p.add_argument("--size", type=int, help="side of the crops in pixels (default: 33 for digits, 129 otherwise)")
-    p.add_argument("--batch-size", type=int, default=12, help="labeled images per step, and unlabeled (%(default)s)")
+    p.add_argument("--iters", type=int, default=ITERATIONS, help="steps of each training (default: %(default)s)")
+    add_training_options(p)
     p.add_argument("--resume", action="store_true", help="go on where an interrupted demo of that name stopped")
     p.add_argument("--name", help="name of the run (default: DATA-FRAMEWORK-SEED)")
     p.add_argument("--out", type=Path, default=Path("runs"), help="where runs are written (default: %(default)s)")
@@ -64,16 +50,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         framework=arguments.framework,
         data=arguments.data,
         seed=arguments.seed,
-        iterations=400 if arguments.iters is None else arguments.iters,
-        size=SIZES[arguments.data] if arguments.size is None else arguments.size,
-        batch_size=arguments.batch_size,
+        iterations=arguments.iters,
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         root=arguments.root,
         split=arguments.split,
         num_classes=arguments.num_classes,
-        network=arguments.network,
-        pretrained=arguments.pretrained,
-        loss=arguments.loss,
+        **chosen(arguments),
     )
     for flag, value, least in (
         ("--iters", settings.iterations, 1),
@@ -104,8 +86,11 @@ def main(argv: list[str] | None = None) -> int:
         folder = arguments.out / (arguments.name or f"{settings.data}-{settings.framework}-{settings.seed}")
         folder.mkdir(parents=True, exist_ok=True)
         console.print(f"[bold]{settings.framework}[/] on {data.description}")
-        console.print(f"{settings.iterations} steps without and with the head, seed {settings.seed}, {settings.device}")
-        results = run_both(settings, folder, arguments.resume, console)
+        names = ", ".join(NAMES[run] for run in trainings_of(settings))
+        console.print(f"{names}: {settings.iterations} steps each, seed {settings.seed}, on {settings.device}")
+        if not arguments.resume:
+            clear(folder)
+        results = run_all(settings, folder, arguments.resume, console)
     except (ValueError, OSError) as error:
         print(f"brpg demo: {error}", file=sys.stderr)
         return 2
@@ -116,66 +101,38 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run_both(settings: Settings, folder: Path, resume: bool, console: Console) -> dict[str, dict[str, Any]]:
-    """Trains both, one after the other, each in a process of its own so that its peak memory is its own."""
+def run_all(settings: Settings, folder: Path, resume: bool, console: Console) -> dict[str, dict[str, Any]]:
+    """Trains one after the other, each in a process of its own so that its peak memory is its own."""
     results = {}
+    trainings = trainings_of(settings)
     with progress_bar(console) as bar:
-        names = {"baseline": "without head", "head": "with head"}
-        tasks = {run: bar.add_task(names[run], total=settings.iterations, start=False) for run in RUNS}
-        for run, with_head in RUNS.items():
+        tasks = {run: bar.add_task(NAMES[run], total=settings.iterations, start=False) for run in trainings}
+        for run, (own, with_head) in trainings.items():
             bar.start_task(tasks[run])
-            for message in run_apart(settings, with_head, folder / f"{run}.pt", resume):
+            for message in run_apart(own, with_head, folder / f"{run}.pt", resume):
                 if isinstance(message, int):
                     bar.update(tasks[run], completed=message)
                 else:
                     results[run] = message
+            bar.update(tasks[run], completed=settings.iterations)
     return results
 
 
-def run_apart(
-    settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None = None
-) -> Iterator[int | dict[str, Any]]:
-    """Trains in a fresh process, with so many threads; yields the iterations done and at last the result."""
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that spin for long crawl on a busy machine
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_child, args=(sender, settings, with_head, checkpoint, resume, threads), daemon=True
-    )
-    process.start()
-    sender.close()
-    try:
-        while True:
-            try:
-                message = receiver.recv()
-            except EOFError:
-                process.join()
-                raise OSError(f"the training process ended with exit code {process.exitcode}") from None
-            if isinstance(message, Exception):
-                raise message
-            if isinstance(message, Path):
-                yield torch.load(message, weights_only=True)
-                return
-            yield message
-    finally:
-        process.join(timeout=5)
-        process.terminate()
+def trainings_of(settings: Settings) -> dict[str, tuple[Settings, bool]]:
+    """Settings of each training, and whether the head takes part."""
+    trainings = {"labels": (replace(settings, framework="supervised"), False)}
+    if settings.framework != "supervised":
+        trainings["unlabeled"] = (settings, False)
+    return trainings | {"head": (settings, True)}
 
 
-def _child(
-    sender: Connection, settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None
-) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        result = train(settings, with_head, checkpoint, resume, sender.send)
-        path = checkpoint.with_suffix(".result.pt")
-        save_atomically(result, path)
-        sender.send(path)
-    except (BrokenPipeError, KeyboardInterrupt):
-        return  # nobody listens any more; the last checkpoint stays
-    except (ValueError, OSError) as error:
-        sender.send(error)
+def clear(folder: Path) -> None:
+    """Removes what an earlier demo of that name has left: its pages would say what this one did not find."""
+    for run in NAMES:
+        for path in (folder / f"{run}.pt", result_of(folder / f"{run}.pt")):
+            path.unlink(missing_ok=True)
+    for name in PAGES:
+        (folder / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import SegmentationData
 from brpg_lib.examples.pictures import class_colors, paint, smoothed
 from brpg_lib.examples.settings import Settings
+from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -31,8 +33,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 Results = dict[str, dict[str, Any]]
-RUNS = {"baseline": "without head", "head": "with head"}
-COLORS = {"baseline": "darkgray", "head": "tab:blue", "prototype": "tab:orange"}
+NAMES = {"labels": "labels alone", "unlabeled": "with unlabeled images", "head": "with the head too"}
+SHORT = {"labels": "labels alone", "unlabeled": "+ unlabeled", "head": "+ head"}
+COLORS = {"labels": "black", "unlabeled": "tab:orange", "head": "tab:blue", "prototype": "tab:green"}
+PAGES = METRICS, PICTURE = "metrics.json", "report.png"
 FIXED, BROKEN, BOTH_WRONG = "#1a9850", "#d73027", "#e0e0e0"
 EXAMPLES = 6
 SCORES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
@@ -41,12 +45,13 @@ SCORES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 def write_report(results: Results, settings: Settings, data: SegmentationData, folder: Path, console: Console) -> None:
     """Writes metrics.json and report.png, and prints the table."""
     metrics = measured(results, settings, data)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    draw(results, settings, data, metrics).savefig(folder / "report.png", dpi=110)
+    write_atomically(json.dumps(metrics, indent=2) + "\n", folder / METRICS)
+    draw(results, settings, data, metrics).savefig(folder / PICTURE, dpi=110)
     plt.close("all")
     console.print(table(metrics))
-    console.print(verdict(metrics))
-    console.print(f"pictures: {folder / 'report.png'}   numbers: {folder / 'metrics.json'}")
+    for sentence in verdict(metrics):
+        console.print(sentence)
+    console.print(f"pictures: {folder / PICTURE}   numbers: {folder / METRICS}")
 
 
 def measured(results: Results, settings: Settings, data: SegmentationData) -> dict[str, Any]:
@@ -64,7 +69,10 @@ def measured(results: Results, settings: Settings, data: SegmentationData) -> di
         }
     return {
         "runs": runs,
-        "difference": {score: runs["head"][score] - runs["baseline"][score] for score in SCORES},
+        "difference": {
+            f"{before} to {after}": {score: runs[after][score] - runs[before][score] for score in SCORES}
+            for before, after in pairwise(runs)
+        },
         "config": {
             **settings.to_dict(),
             "description": data.description,
@@ -80,50 +88,58 @@ def measured(results: Results, settings: Settings, data: SegmentationData) -> di
     }
 
 
-def verdict(metrics: dict[str, Any]) -> str:
-    """One sentence that says what was measured, whichever way it came out."""
-    runs, difference = metrics["runs"], metrics["difference"]
+def verdict(metrics: dict[str, Any]) -> list[str]:
+    """What was measured, whichever way it came out, and what one seed can show."""
+    runs = metrics["runs"]
     said = []
-    for score, name in SCORES.items():
-        before, after, change = runs["baseline"][score], runs["head"][score], difference[score]
-        word = "unchanged" if abs(change) < 0.05 else "up" if change > 0 else "down"
-        said.append(f"{name} {word} from {before:.1f} to {after:.1f} ({change:+.1f})")
-    return f"With the head: {', '.join(said)}. One seed ({metrics['config']['seed']}); other seeds differ."
+    for before, after in pairwise(runs):
+        changes = [change(name, runs[before][score], runs[after][score]) for score, name in SCORES.items()]
+        what = "Unlabeled images" if after == "unlabeled" else "The head"
+        said.append(f"{what}: {', '.join(changes)}.")
+    seed = metrics["config"]["seed"]
+    said.append(
+        f"This is one seed ({seed}): a change of several points will show with others too, one of a point or less may "
+        'not. README, "What was measured", has many seeds with intervals.'
+    )
+    return said
+
+
+def change(name: str, before: float, after: float) -> str:
+    """A score's change in words; all numbers as they are printed, so that they add up."""
+    before, after = round(before, 1), round(after, 1)
+    if before == after:
+        return f"{name} stays at {after:.1f}"
+    return f"{name} {'up' if after > before else 'down'} from {before:.1f} to {after:.1f} ({after - before:+.1f})"
 
 
 def table(metrics: dict[str, Any]) -> Table:
-    """Scores, classes and costs of both runs."""
+    """Scores, classes and costs of all runs."""
     runs = metrics["runs"]
     shown = Table(title="Test scores in %, and costs")
     shown.add_column("")
-    for name in (*RUNS.values(), "difference"):
-        shown.add_column(name, justify="right")
+    for run in runs:
+        shown.add_column(NAMES[run], justify="right")
 
     def row(name: str, values: list[float | None], digits: int, style: str = "", end_section: bool = False) -> None:
-        if None in values:
-            shown.add_row(name, *["absent"] * 3, style="dim")
-            return
-        before, after = (float(v) for v in values if v is not None)
-        cells = (f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after - before:+.{digits}f}")
-        shown.add_row(name, *cells, style=style, end_section=end_section)
+        cells = ["absent" if value is None else f"{value:.{digits}f}" for value in values]
+        shown.add_row(name, *cells, style="dim" if None in values else style, end_section=end_section)
 
     for score, name in SCORES.items():
-        row(name, [runs[r][score] for r in RUNS], 1, "bold", score == "boundary_miou")
-    classes = list(runs["baseline"]["iou"])
+        row(name, [run[score] for run in runs.values()], 1, "bold", score == "boundary_miou")
+    classes = list(runs["head"]["iou"])
     for name in classes:
-        row(f"IoU {name}", [runs[r]["iou"][name] for r in RUNS], 1, end_section=name == classes[-1])
-    row("training seconds", [runs[r]["seconds"] for r in RUNS], 0)
-    row("peak memory MB, process", [runs[r]["peak_memory_mb"] for r in RUNS], 0)
+        row(f"IoU {name}", [run["iou"][name] for run in runs.values()], 1, end_section=name == classes[-1])
+    row("training seconds", [run["seconds"] for run in runs.values()], 0)
+    row("peak memory MB, process", [run["peak_memory_mb"] for run in runs.values()], 0)
     return shown
 
 
 def draw(results: Results, settings: Settings, data: SegmentationData, metrics: dict[str, Any]) -> Figure:
     """The whole page."""
-    figure = plt.figure(figsize=(17, 12), layout="constrained")
+    figure = plt.figure(figsize=(18, 13), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.3, 1))
-    figure.suptitle(
-        f"{settings.framework} on {data.description}, seed {settings.seed}\n{verdict(metrics)}", fontsize=13
-    )
+    said = "\n".join(verdict(metrics)[:-1])
+    figure.suptitle(f"{settings.framework} on {data.description}, seed {settings.seed}\n{said}", fontsize=13)
     palette = class_colors(len(data.class_names))
     draw_examples(top, results, data, palette)
     curves, classes, space = bottom.subplots(1, 3, width_ratios=(1.1, 0.9, 1.2))
@@ -134,11 +150,12 @@ def draw(results: Results, settings: Settings, data: SegmentationData, metrics: 
 
 
 def most_changed(results: Results, data: SegmentationData, count: int) -> list[int]:
-    """One image from each of ``count`` parts of the test set: where the two runs differ in most of the pixels.
+    """One image from each of ``count`` parts of the test set: where first and last run differ in most of the pixels.
 
     Parts, because neighbors in a list are often frames of one video.
     """
-    pairs = zip(results["baseline"]["predictions"], results["head"]["predictions"], strict=True)
+    first, *_, last = results.values()
+    pairs = zip(first["predictions"], last["predictions"], strict=True)
     changed = [
         ((before != after) & (data.test[i][1] != IGNORE_INDEX)).float().mean()
         for i, (before, after) in enumerate(pairs)
@@ -148,7 +165,7 @@ def most_changed(results: Results, data: SegmentationData, count: int) -> list[i
 
 
 def differences(before: Tensor, after: Tensor, label: Tensor) -> np.ndarray:
-    """Green where only the head is right, red where only the baseline is, gray where both are wrong in some way."""
+    """Green where only the last run is right, red where only the first is, gray where both are wrong in some way."""
     known = label != IGNORE_INDEX
     shown = np.ones((*label.shape, 3))
     for where, color in (
@@ -161,11 +178,14 @@ def differences(before: Tensor, after: Tensor, label: Tensor) -> np.ndarray:
 
 
 def draw_examples(figure: Any, results: Results, data: SegmentationData, palette: np.ndarray) -> None:
-    """Test images in two columns of rows: image, truth, both predictions, where they differ."""
-    titles = ("image", "ground truth", *RUNS.values(), "difference")
+    """Test images in two columns of rows: image, truth, all predictions, where the first and the last differ."""
+    titles = ("image", "truth", *(SHORT[run] for run in results), "difference")
     chosen = most_changed(results, data, EXAMPLES)
     halves = figure.subfigures(1, 2)
-    headline = f"From each of {len(chosen)} parts of the test set, the image on which the two runs differ most"
+    headline = (
+        f"From each of {len(chosen)} parts of the test set, the image on which the first and the last training differ "
+        "most"
+    )
     figure.suptitle(headline, fontsize=11)
     rows = (len(chosen) + 1) // 2
     for half, examples in zip(halves, (chosen[:rows], chosen[rows:]), strict=True):
@@ -176,13 +196,14 @@ def draw_examples(figure: Any, results: Results, data: SegmentationData, palette
             axis.set_title(title, fontsize=10)
         for index, line in zip(examples, grid, strict=False):
             image, label = data.test[index]
-            before, after = (results[run]["predictions"][index].long() for run in RUNS)
-            pictures = [image.permute(1, 2, 0).numpy(), *(paint(x, palette) for x in (label, before, after))]
-            for axis, picture in zip(line, [*pictures, differences(before, after, label)], strict=True):
+            predictions = [result["predictions"][index].long() for result in results.values()]
+            pictures = [image.permute(1, 2, 0).numpy(), *(paint(x, palette) for x in (label, *predictions))]
+            pictures.append(differences(predictions[0], predictions[-1], label))
+            for axis, picture in zip(line, pictures, strict=True):
                 axis.imshow(picture, interpolation="nearest")
                 axis.set_axis_on()
                 axis.set(xticks=[], yticks=[])
-    keys = [(FIXED, "fixed by the head"), (BROKEN, "broken by the head"), (BOTH_WRONG, "both wrong")]
+    keys = [(FIXED, "right at last only"), (BROKEN, "right at first only"), (BOTH_WRONG, "always wrong")]
     figure.legend(
         handles=[Patch(facecolor=color, edgecolor="gray", label=name) for color, name in keys],
         loc="outside lower center", ncols=3, fontsize=10, frameon=False,
@@ -198,19 +219,12 @@ def draw_losses(axis: Axes, results: Results) -> None:
             axis.axvspan(inside[0], inside[-1] + 1, color=color, zorder=0)
             axis.text((inside[0] + inside[-1] + 1) / 2, 1.0, name, ha="center", va="bottom", fontsize=9,
                       transform=axis.get_xaxis_transform())  # fmt: skip
-    for run, name in RUNS.items():
+    for run, result in results.items():
         for part, style in (("supervised", "-"), ("unsupervised", "--"), ("strong", "--")):
-            if part in results[run]["history"]:
-                steps, values = smoothed(results[run]["history"][part])
+            if part in result["history"]:
+                steps, values = smoothed(result["history"][part])
                 label = "unsupervised" if part == "strong" else part
-                axis.plot(
-                    steps,
-                    values,
-                    style,
-                    color=COLORS[run],
-                    lw=3.5 if run == "baseline" else 1.3,
-                    label=f"{label}, {name}",
-                )
+                axis.plot(steps, values, style, color=COLORS[run], lw=1.3, label=f"{label}, {SHORT[run]}")
     steps, values = smoothed([pair for pair in results["head"]["history"]["prototype"] if phases[pair[0]] == "learn"])
     axis.plot(steps, values, color=COLORS["prototype"], lw=1.8, label="prototype (weighted)")
     axis.set(xlabel="training step", ylabel="loss (log scale)", yscale="log", xlim=(0, len(phases)))
@@ -219,14 +233,15 @@ def draw_losses(axis: Axes, results: Results) -> None:
 
 
 def draw_classes(axis: Axes, metrics: dict[str, Any]) -> None:
-    """IoU of every class, without and with the head."""
+    """IoU of every class in each run."""
     runs = metrics["runs"]
-    names = [n for n, value in runs["baseline"]["iou"].items() if value is not None][::-1]
-    before, after = ([runs[run]["iou"][n] for n in names] for run in RUNS)
+    names = [n for n, value in runs["head"]["iou"].items() if value is not None][::-1]
+    scores = np.array([[run["iou"][n] for n in names] for run in runs.values()])
     places = np.arange(len(names))
-    axis.hlines(places, before, after, color="lightgray", lw=3, zorder=1)
-    for run, values in zip(RUNS, (before, after), strict=True):
-        axis.scatter(values, places, color=COLORS[run], s=80 if run == "baseline" else 28, label=RUNS[run], zorder=2)
+    axis.hlines(places, scores.min(0), scores.max(0), color="lightgray", lw=3, zorder=1)
+    for run, values in zip(runs, scores, strict=True):
+        size = 28 if run == "head" else 70
+        axis.scatter(values, places, color=COLORS[run], s=size, label=SHORT[run], zorder=2)
     axis.set(yticks=places, yticklabels=names, xlabel="IoU (%)")
     axis.grid(axis="x", alpha=0.3)
     axis.set_title("IoU per class", fontsize=11, pad=18)

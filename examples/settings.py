@@ -12,7 +12,7 @@ from brpg_lib.examples.data.catalog import DATASETS, open_data
 from brpg_lib.validation import require_number
 
 MARGIN = 1.4  # short side of the reduced images, in crops
-SIZES = {name: 33 if name == "digits" else 129 for name in DATASETS}
+SIZES = {name: 65 if name == "digits" else 129 for name in DATASETS}
 FRAMEWORKS = ("mean_teacher", "u2pl", "unimatch", "supervised")
 
 

@@ -1,13 +1,19 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
-from brpg_lib.examples import demo, quickstart
+from brpg_lib.examples import apart, demo, quickstart, report
 from brpg_lib.examples.data import digits
 from brpg_lib.examples.settings import FRAMEWORKS, Settings
 from brpg_lib.examples.trainers.build import build
 from brpg_lib.examples.trainers.loop import train
+from brpg_lib.files import save_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -40,23 +46,86 @@ def same(a, b):
     return a == b
 
 
+SMALL = ["--iters", "12", "--batch-size", "2", "--size", "33", "--device", "cpu", "--network", "compact"]
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_demo_writes_report_and_metrics(framework, tmp_path, here, capsys):
-    arguments = ["--framework", framework, "--iters", "12", "--batch-size", "2", "--device", "cpu"]
-    assert demo.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert demo.main(["--framework", framework, *SMALL, "--out", str(tmp_path)]) == 0
     folder = tmp_path / f"digits-{framework}-0"
     assert (folder / "report.png").stat().st_size > 10_000
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics["runs"]) == {"baseline", "head"}
-    for run in metrics["runs"].values():
+    runs = metrics["runs"]
+    assert list(runs) == (["labels", "head"] if framework == "supervised" else ["labels", "unlabeled", "head"])
+    for run in runs.values():
         assert 0 <= run["miou"] <= 100
         assert 0 <= run["boundary_miou"] <= 100
         assert run["seconds"] > 0
         assert run["peak_memory_mb"] > 0
         assert len(run["iou"]) == 11
-    difference = metrics["runs"]["head"]["miou"] - metrics["runs"]["baseline"]["miou"]
-    assert metrics["difference"]["miou"] == pytest.approx(difference)
-    assert "mIoU" in capsys.readouterr().out
+    last, name = list(runs)[-2], f"{list(runs)[-2]} to head"
+    assert metrics["difference"][name]["miou"] == pytest.approx(runs["head"]["miou"] - runs[last]["miou"])
+    printed = capsys.readouterr().out
+    assert "The head: mIoU" in printed
+    assert ("Unlabeled images: mIoU" in printed) == (framework != "supervised")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (6.56, 6.64, "mIoU stays at 6.6"),
+        (6.64, 6.66, "mIoU up from 6.6 to 6.7 (+0.1)"),
+        (50.04, 47.96, "mIoU down from 50.0 to 48.0 (-2.0)"),
+    ],
+)
+def test_printed_numbers_add_up(before, after, said):
+    assert report.change("mIoU", before, after) == said
+
+
+def test_a_new_demo_leaves_nothing_of_the_last(tmp_path, here, monkeypatch):
+    folder = tmp_path / "digits-u2pl-0"
+    folder.mkdir()
+    old = [folder / name for name in ("report.png", "metrics.json", "labels.pt", "head.result.pt", "unlabeled.pt")]
+    for path in (*old, folder / "notes.txt"):
+        path.write_text("old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(demo, "run_apart", interrupted)
+    assert demo.main(["--framework", "u2pl", *SMALL, "--out", str(tmp_path)]) == 130
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch):
+    choices = tiny("u2pl", iterations=2)
+    checkpoint = tmp_path / "a.pt"
+    result = train(choices, False, checkpoint)
+    save_atomically({"settings": choices.to_dict(), "result": result}, apart.result_of(checkpoint))
+    monkeypatch.setattr(apart, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(apart.multiprocessing, "get_context", lambda *_: pytest.fail("started a process"))
+    (found,) = apart.run_apart(choices, False, checkpoint, True)
+    assert same(found, result)
+    with pytest.raises(ValueError, match="cannot resume, iterations was 2 and is now 3"):
+        next(apart.run_apart(tiny("u2pl", iterations=3), False, checkpoint, True))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C on POSIX")
+def test_ctrl_c_ends_a_demo_at_once(tmp_path):
+    command = [sys.executable, "-m", "brpg_lib.cli", "demo", *SMALL, "--iters", "100000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    checkpoint = tmp_path / "digits-mean_teacher-0"
+    deadline = time.monotonic() + 60
+    while not checkpoint.is_dir() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)  # the training process starts meanwhile
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    started = time.monotonic()
+    _, error = process.communicate(timeout=30)
+    assert time.monotonic() - started < 3
+    assert process.returncode == 130
+    assert error.decode().strip() == "brpg demo: interrupted; --resume goes on from the last checkpoint"
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -124,8 +193,8 @@ def test_error_of_the_training_process_is_told(tmp_path, capsys):
     out = ["--out", str(tmp_path), "--device", "cpu", "--batch-size", "2"]
     folder = tmp_path / "digits-u2pl-0"
     folder.mkdir()
-    train(tiny("u2pl", iterations=2), False, folder / "baseline.pt")
-    assert demo.main([*out, "--iters", "3", "--resume"]) == 2
+    train(tiny("supervised", iterations=2), False, folder / "labels.pt")
+    assert demo.main([*out, "--framework", "u2pl", "--network", "compact", "--iters", "3", "--resume"]) == 2
     assert "cannot resume" in capsys.readouterr().err
 
 

@@ -1,0 +1,103 @@
+"""Trainings in processes of their own: peak memory is theirs alone, and an interruption ends them at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.trainers.checkpoints import read
+from brpg_lib.examples.trainers.loop import train
+from brpg_lib.files import save_atomically
+
+GRACE = 0.3
+"""Seconds between asking a process to end and ending it."""
+
+
+def result_of(checkpoint: Path) -> Path:
+    """Where the result of a training lies, beside its checkpoint."""
+    return checkpoint.with_suffix(".result.pt")
+
+
+def run_apart(
+    settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None = None
+) -> Iterator[int | dict[str, Any]]:
+    """Trains in a fresh process; yields the iterations done, and at last the result.
+
+    Args:
+        settings: What to train.
+        with_head: Whether the prototype head takes part.
+        checkpoint: File to write, and to go on from; the result is written beside it.
+        resume: Whether to go on; of a training that is done, the result is read.
+        threads: Of the process; None leaves it to torch.
+
+    Raises:
+        ValueError: The settings are wrong, or not those of what is there.
+        OSError: The process ended.
+    """
+    if resume and result_of(checkpoint).is_file():
+        yield read(result_of(checkpoint), "settings", settings.to_dict())["result"]
+        return
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that spin for long crawl on a busy machine
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_child, args=(sender, settings, with_head, checkpoint, resume, threads), daemon=True
+    )
+    with _interrupts_withheld():
+        process.start()
+    sender.close()
+    try:
+        while True:
+            try:
+                message = receiver.recv()
+            except EOFError:
+                process.join()
+                raise OSError(f"the training process ended with exit code {process.exitcode}") from None
+            if isinstance(message, Exception):
+                raise message
+            if isinstance(message, Path):
+                process.join()
+                yield torch.load(message, weights_only=True)["result"]
+                return
+            yield message
+    finally:  # files are written atomically, so nothing is lost that a checkpoint holds
+        process.terminate()
+        process.join(GRACE)
+        process.kill()
+
+
+@contextmanager
+def _interrupts_withheld() -> Iterator[None]:
+    """What starts meanwhile is deaf to Ctrl-C, which the terminal sends to all processes: this one ends the others."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _child(
+    sender: Connection, settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None
+) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        result = train(settings, with_head, checkpoint, resume, sender.send)
+        save_atomically({"settings": settings.to_dict(), "result": result}, result_of(checkpoint))
+        sender.send(result_of(checkpoint))
+    except BrokenPipeError:
+        return  # nobody listens any more; the last checkpoint stays
+    except (ValueError, OSError) as error:
+        sender.send(error)
