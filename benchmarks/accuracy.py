@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,14 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "balanced points": {"point_balance": 1.0},
     "balanced points, weight 0.1": {"point_balance": 1.0, "loss_weight": 0.1},
     "balanced points, weight 0.3": {"point_balance": 1.0, "loss_weight": 0.3},
-}
+    "selected points": {"selected_points": True},
+    "selected points, weight 0.3": {"selected_points": True, "loss_weight": 0.3},
+    "prototypes multiplied in": {"second_opinion": "product"},
+    "prototypes must agree": {"second_opinion": "agreement"},
+    "selected points, weight 0.3, multiplied in": {
+        "selected_points": True, "loss_weight": 0.3, "second_opinion": "product",
+    },
+}  # fmt: skip
 """What differs from the published settings: the paper's ablations, and what it does not have."""
 VARIANTS = (BASELINE, HEAD, *CHANGES)
 SCORES = ("class_names", "miou", "boundary_miou", "iou", "boundary_iou", "student")
@@ -88,9 +95,18 @@ def runs_of(arguments: argparse.Namespace) -> list[Run]:
             runs.append(Run(replace(plain, all_labels=True), ALL_LABELS))
             for framework in arguments.frameworks:
                 for variant in arguments.variants:
-                    overrides = {**arguments.set, **CHANGES.get(variant, {})} if variant != BASELINE else {}
-                    runs.append(Run(replace(plain, framework=framework, overrides=overrides), variant))
+                    runs.append(Run(changed(replace(plain, framework=framework), variant, arguments.set), variant))
     return runs
+
+
+def changed(settings: Settings, variant: str, asked: Mapping[str, Any]) -> Settings:
+    """The settings of a variant; those asked for go to all heads."""
+    if variant == BASELINE:
+        return settings
+    changes = {**asked, **CHANGES.get(variant, {})}
+    own = {field.name for field in fields(Settings)}
+    overrides = {name: value for name, value in changes.items() if name not in own}
+    return replace(settings, overrides=overrides, **{name: changes[name] for name in changes if name in own})
 
 
 def settings_of(arguments: argparse.Namespace, seed: int, split: str | None) -> Settings:

@@ -17,7 +17,8 @@ from brpg_lib.examples.data.catalog import DATASETS, open_data
 from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.losses import LOSSES
-from brpg_lib.validation import require_number
+from brpg_lib.examples.trainers.second_opinion import KINDS
+from brpg_lib.validation import require, require_number
 
 CONFIGS = Path(__file__).parent / "configs"
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -65,6 +66,9 @@ class Recipe:
         supervised_epochs: Epochs before pseudo labels teach.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule.
+        selected_points: Whether the head learns from the pseudo labels that teach, instead of from the confident ones.
+        second_opinion: Whether the prototypes change the pseudo labels: ``"product"`` or ``"agreement"``; None as
+            published.
         loss: Supervised loss: ``"cross_entropy"``, or ``"half_hard"`` (half of it over hard pixels only).
         optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
         learning_rate: Of the encoder at the start; it decays with ``(1 - i / N) ** 0.9``.
@@ -101,6 +105,8 @@ class Recipe:
     epochs: int = 80
     supervised_epochs: float = 1.0
     class_share: float | None = None
+    selected_points: bool = False
+    second_opinion: str | None = None
     loss: str = "half_hard"
     optimizer: str = "sgd"
     learning_rate: float = 0.001
@@ -131,6 +137,8 @@ class Recipe:
                 raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
         if self.class_share is not None:
             require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
+        expected = f"one of {', '.join(KINDS)}, or None"
+        require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
         if not isinstance(self.head, Mapping):
             raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
         _ = self.brpg, self.schedule(1)

@@ -9,7 +9,8 @@ from typing import Any
 from brpg_lib import BRPGConfig, Schedule
 from brpg_lib.examples.data.batches import SegmentationData
 from brpg_lib.examples.data.catalog import DATASETS, open_data
-from brpg_lib.validation import require_number
+from brpg_lib.examples.trainers.second_opinion import KINDS
+from brpg_lib.validation import require, require_number
 
 MARGIN = 1.4  # short side of the reduced images, in crops
 SIZES = {name: 65 if name == "digits" else 129 for name in DATASETS}
@@ -34,6 +35,9 @@ class Settings:
         all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule, in which hard classes hardly ever teach.
+        selected_points: Whether the head learns from the pseudo labels that teach, instead of from the confident ones.
+        second_opinion: Whether the prototypes change the pseudo labels: ``"product"`` or ``"agreement"``; None as
+            published.
         supervised_only: Share of the iterations before pseudo labels teach.
         loss: Supervised loss, one of :data:`brpg_lib.examples.trainers.losses.LOSSES`.
         learning_rate: Peak learning rate of AdamW.
@@ -59,6 +63,8 @@ class Settings:
     num_classes: int | None = None
     all_labels: bool = False
     class_share: float | None = 0.5
+    selected_points: bool = False
+    second_opinion: str | None = None
     supervised_only: float = 0.25
     loss: str = "half_hard"
     learning_rate: float = 6e-3
@@ -111,6 +117,8 @@ class Settings:
             raise ValueError(f"overrides: expected fields of BRPGConfig or Schedule, found {', '.join(unknown)}")
         if self.class_share is not None:
             require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
+        expected = f"one of {', '.join(KINDS)}, or None"
+        require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
         require_number("supervised_only", self.supervised_only, 0.0, 1.0)
         _ = self.brpg, self.schedule
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from brpg_lib.benchmarks.compare.runs import SCORE_NAMES, WITH, WITHOUT, Run, number, number_or_none
 
-HEAD_FIELDS = ("overrides", "head", "warmup", "collect", "ramp_start", "recluster_every")
+HEAD_FIELDS = (
+    *("overrides", "head", "warmup", "collect", "ramp_start", "extrapolate_threshold", "recluster_every"),
+    *("selected_points", "second_opinion"),
+)
 """Settings that a training without head does not use."""
 PLACES = ("root", "splits")
 """Where the data lies, which may be elsewhere on another machine."""

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from brpg_lib import LabeledBatch, PrototypeHead
+from brpg_lib import LabeledBatch, Phase, PrototypeHead
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import Batch
-from brpg_lib.examples.networks.base import Segmenter
+from brpg_lib.examples.networks.base import Prediction, Segmenter
 from brpg_lib.examples.trainers.losses import Loss, cross_entropy
+from brpg_lib.examples.trainers.second_opinion import with_second_opinion
 from brpg_lib.examples.trainers.selection import MostReliable
 
 Step = tuple[Tensor, dict[str, Tensor]]
@@ -39,6 +40,9 @@ class Trainer(nn.Module, ABC):
         threshold: Confidence that a pseudo label needs to teach.
         selection: Chooses the pseudo labels that teach, of each class the most reliable ones, in place of the
             framework's own rule; None keeps that.
+        selected_points: Whether the head learns from the pseudo labels that teach, instead of from the confident ones.
+        second_opinion: How the head's prototypes change the pseudo labels, one of
+            :data:`~brpg_lib.examples.trainers.second_opinion.KINDS`; None, as published, lets them be.
         decay: Of the average, at most; early on, it forgets faster.
     """
 
@@ -55,6 +59,8 @@ class Trainer(nn.Module, ABC):
         self.iterations, self.seed = iterations, seed
         self.supervised_loss: Loss = cross_entropy
         self.selection: MostReliable | None = None
+        self.selected_points = False
+        self.second_opinion: str | None = None
 
     def train(self, mode: bool = True) -> Trainer:
         """Train mode, but for the average: batch norm uses its statistics in every pass."""
@@ -92,6 +98,25 @@ class Trainer(nn.Module, ABC):
         if self.selection is not None:
             return self.selection(classes, confidence)
         return classes.masked_fill(confidence < self.threshold, IGNORE_INDEX)
+
+    def points(self, classes: Tensor, confidence: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The pseudo labels for the head: all of them, with their confidence, or those that teach."""
+        if self.selected_points:
+            return {"pseudo_labels": targets, "confidence": (targets != IGNORE_INDEX).float()}
+        return {"pseudo_labels": classes, "confidence": confidence}
+
+    @property
+    def needs_weak_features(self) -> bool:
+        """Whether somebody reads the features of the weak view in this step."""
+        if self.head is None:
+            return False
+        return self.head.samples_weak_views or (self.second_opinion is not None and self.head.phase is Phase.LEARN)
+
+    def judged(self, probability: Tensor, weak: Prediction) -> Tensor:
+        """The teacher's probabilities ``(B, C, H, W)``, after the prototypes were asked if they are."""
+        if self.head is None or self.second_opinion is None:
+            return probability
+        return with_second_opinion(probability, weak, self.head, self.second_opinion)
 
     @torch.no_grad()
     def after_step(self, iteration: int) -> None:

@@ -24,6 +24,8 @@ class Choices(Protocol):
     feature_dim: int
     loss: str
     class_share: float | None
+    selected_points: bool
+    second_opinion: str | None
     seed: int
 
     @property
@@ -50,6 +52,7 @@ def build(choices: Choices, num_classes: int, steps: int, schedule: Schedule | N
         head = PrototypeHead(num_classes, choices.feature_dim, schedule, choices.brpg, seed=choices.seed)
     trainer = TRAINERS[choices.framework](model, head, steps, choices.seed)
     trainer.supervised_loss = LOSSES[choices.loss]
+    trainer.selected_points, trainer.second_opinion = choices.selected_points, choices.second_opinion
     if choices.class_share is not None:
         trainer.selection = MostReliable(num_classes, choices.class_share)
     return trainer

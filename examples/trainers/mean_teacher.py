@@ -41,18 +41,19 @@ class MeanTeacherTrainer(Trainer):
         """Supervised loss, consistency with the teacher, and the prototype loss."""
         count = len(batch.images)
         pseudo = self.pseudo_labels(batch)
+        targets = self.targets(pseudo, iteration)
         wanted = 2 * count if self.head is not None else 0
         both = self.model(torch.cat([batch.images, batch.strong[0]]), features=wanted)
+        valid = pseudo.classes != IGNORE_INDEX
         parts = {
             "supervised": self.supervised_loss(both.logits[:count], batch.labels),
-            "unsupervised": self.unsupervised_loss(both.logits[count:], pseudo, iteration),
+            "unsupervised": self.unsupervised_loss(both.logits[count:], targets, valid),
         }
         if self.head is not None:
             labeled = LabeledBatch(features=both.features[:count], logits=both.low_logits[:count], labels=batch.labels)
             unlabeled = UnlabeledBatch(
                 features=both.features[count:],
-                pseudo_labels=pseudo.classes,
-                confidence=pseudo.confidence,
+                **self.points(pseudo.classes, pseudo.confidence, targets),
                 **weak_view(pseudo.weak.features, pseudo.weak.low_logits, batch),
             )
             parts["prototype"] = self.head(labeled, unlabeled).loss
@@ -61,16 +62,18 @@ class MeanTeacherTrainer(Trainer):
     @torch.no_grad()
     def pseudo_labels(self, batch: Batch) -> PseudoLabels:
         """The teacher's labels of the weak view, mixed as the strong view is."""
-        sampled = self.head is not None and self.head.samples_weak_views
-        weak = self.average(batch.weak, features=len(batch.weak) if sampled else 0)
-        probability = weak.logits.float().softmax(1)
+        weak = self.average(batch.weak, features=len(batch.weak) if self.needs_weak_features else 0)
+        probability = self.judged(weak.logits.float().softmax(1), weak)
         confidence, classes = probability.max(1)
         entropy = torch.special.entr(probability).sum(1)
         classes = classes.masked_fill(batch.padding, IGNORE_INDEX)
         box = batch.boxes[0]
         return PseudoLabels(cutmix(classes, box), cutmix(confidence, box), cutmix(entropy, box), weak)
 
-    def unsupervised_loss(self, logits: Tensor, pseudo: PseudoLabels, iteration: int) -> Tensor:
+    def targets(self, pseudo: PseudoLabels, iteration: int) -> Tensor:
+        """The pseudo labels ``(B, H, W)`` that teach; the others are ignored."""
+        return self.select(pseudo.classes, pseudo.confidence)
+
+    def unsupervised_loss(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """Cross entropy with the selected pseudo labels, averaged over all pixels of the images."""
-        targets = self.select(pseudo.classes, pseudo.confidence)
-        return selected_cross_entropy(logits, targets, pseudo.classes != IGNORE_INDEX)
+        return selected_cross_entropy(logits, targets, valid)

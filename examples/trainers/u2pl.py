@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.examples.data.augment import IGNORE_INDEX
-from brpg_lib.examples.trainers.losses import cross_entropy, selected_cross_entropy
+from brpg_lib.examples.trainers.losses import cross_entropy
 from brpg_lib.examples.trainers.mean_teacher import MeanTeacherTrainer, PseudoLabels
 
 QUANTILE_OF = 2**24  # elements that torch.quantile takes in all versions
@@ -20,18 +20,18 @@ class U2PLTrainer(MeanTeacherTrainer):
 
     dropped = 0.2  # share of the pixels that are left out at first
 
-    def unsupervised_loss(self, logits: Tensor, pseudo: PseudoLabels, iteration: int) -> Tensor:
-        """Cross entropy with the reliable pseudo labels, which count for those left out, as published.
-
-        With a selection by class, entropy decides there too.
-        """
+    def targets(self, pseudo: PseudoLabels, iteration: int) -> Tensor:
+        """The reliable pseudo labels, by entropy; also where the selection goes by class."""
         if self.selection is not None:
-            targets = self.select(pseudo.classes, torch.exp(-pseudo.entropy))
-            return selected_cross_entropy(logits, targets, pseudo.classes != IGNORE_INDEX)
+            return self.select(pseudo.classes, torch.exp(-pseudo.entropy))
         share = self.dropped * (1 - iteration / self.iterations)
-        valid = pseudo.classes != IGNORE_INDEX
-        entropy = pseudo.entropy.where(valid, torch.nan).flatten()
+        entropy = pseudo.entropy.where(pseudo.classes != IGNORE_INDEX, torch.nan).flatten()
         limit = torch.nanquantile(entropy[:: 1 + len(entropy) // QUANTILE_OF], 1 - share)
-        targets = pseudo.classes.masked_fill(pseudo.entropy > limit, IGNORE_INDEX)
+        return pseudo.classes.masked_fill(pseudo.entropy > limit, IGNORE_INDEX)
+
+    def unsupervised_loss(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """As published, the reliable pseudo labels count for those left out."""
+        if self.selection is not None:
+            return super().unsupervised_loss(logits, targets, valid)
         weight = valid.sum() / (targets != IGNORE_INDEX).sum().clamp(min=1)
         return weight * cross_entropy(logits, targets)

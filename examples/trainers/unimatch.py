@@ -7,6 +7,7 @@ import torch
 from brpg_lib import LabeledBatch, UnlabeledBatch
 from brpg_lib.examples.data.augment import IGNORE_INDEX, cutmix
 from brpg_lib.examples.data.batches import Batch
+from brpg_lib.examples.networks.base import Prediction
 from brpg_lib.examples.trainers.base import Step, Trainer, weak_view
 from brpg_lib.examples.trainers.losses import selected_cross_entropy
 
@@ -25,7 +26,13 @@ class UniMatchTrainer(Trainer):
         clean = self.model(torch.cat([batch.images, batch.weak]), features=2 * wanted, perturb=generator)
         strong = self.model(batch.strong.flatten(0, 1), features=wanted)
 
-        confidence, classes = clean.logits[count:].detach().float().softmax(1).max(1)
+        weak = Prediction(
+            logits=clean.logits[count:].detach(),
+            low_logits=clean.low_logits[count:].detach(),
+            features=None if clean.features is None else clean.features[count:].detach(),
+            perturbed_logits=None,
+        )
+        confidence, classes = self.judged(weak.logits.float().softmax(1), weak).max(1)
         classes = classes.masked_fill(batch.padding, IGNORE_INDEX)
         valid, targets = classes != IGNORE_INDEX, self.select(classes, confidence)
         first, second = (
@@ -38,14 +45,14 @@ class UniMatchTrainer(Trainer):
         loss = (supervised + parts["strong"] / 2 + perturbed / 2) / 2
 
         if self.head is not None:
+            points = self.points(classes, confidence, targets)
             labeled = LabeledBatch(
                 features=clean.features[:count], logits=clean.low_logits[:count], labels=batch.labels
             )
             unlabeled = UnlabeledBatch(
                 features=strong.features,
-                pseudo_labels=cutmix(classes, batch.boxes[0]),
-                confidence=cutmix(confidence, batch.boxes[0]),
-                **weak_view(clean.features[count:].detach(), clean.low_logits[count:].detach(), batch),
+                **{name: cutmix(value, batch.boxes[0]) for name, value in points.items()},
+                **weak_view(weak.features, weak.low_logits, batch),
             )
             parts["prototype"] = self.head(labeled, unlabeled).loss
             loss = loss + parts["prototype"]

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from brpg_lib import BRPGConfig, PrototypeHead, Schedule
+from brpg_lib import BRPGConfig, Phase, PrototypeHead, Schedule, UnlabeledBatch
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import Batch, BatchSource
 from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.networks.base import Prediction
 from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import selected_cross_entropy
 from brpg_lib.examples.trainers.mean_teacher import PseudoLabels
+from brpg_lib.examples.trainers.second_opinion import KINDS, with_second_opinion
 from brpg_lib.examples.trainers.selection import MostReliable
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
 
@@ -208,6 +210,70 @@ def test_u2pl_leaves_out_ever_fewer_pixels(iteration: int, share: float) -> None
     wrong: Tensor = torch.zeros(1, 10, 10, dtype=torch.long)
     logits = torch.stack([torch.zeros(1, 10, 10), entropy], dim=1)  # what is left out has the largest losses
     weak = trainer.average(torch.zeros(1, 3, 33, 33))
-    found = trainer.unsupervised_loss(logits, PseudoLabels(wrong, entropy, entropy, weak), iteration)
+    targets = trainer.targets(PseudoLabels(wrong, entropy, entropy, weak), iteration)
+    found = trainer.unsupervised_loss(logits, targets, wrong != IGNORE_INDEX)
     kept = torch.nn.functional.cross_entropy(logits, wrong, reduction="none").flatten()[: round(100 * (1 - share))]
     torch.testing.assert_close(found, kept.mean() / (1 - share))
+
+
+@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
+def test_the_head_may_learn_from_what_teaches(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(framework, with_head=True)
+    trainer.selection, trainer.selected_points = MostReliable(11, 0.5), True
+    seen: list[UnlabeledBatch] = []
+    forward = PrototypeHead.forward
+
+    def noted(head: PrototypeHead, labeled: Any, unlabeled: Any = None, **options: Any) -> Any:
+        seen.append(unlabeled)
+        return forward(head, labeled, unlabeled, **options)
+
+    monkeypatch.setattr(PrototypeHead, "forward", noted)
+    batch = batch_of(trainer)
+    trainer(batch, STEPS - 1)
+    trainer.selected_points = False
+    trainer(batch, STEPS - 1)
+    chosen, everything = seen
+    taught = chosen.pseudo_labels != IGNORE_INDEX
+    assert torch.equal(chosen.confidence, taught.float())
+    assert taught.any()
+    assert torch.isin(everything.confidence, torch.tensor([0.0, 1.0])).float().mean() < 0.1
+
+
+def opinion(kind: str) -> tuple[Tensor, Tensor]:
+    """Probabilities before and after: of a pixel on which the prototypes agree with the teacher, and of another."""
+    head = PrototypeHead(3, 2, Schedule(warmup=0, collect=0, total=9), BRPGConfig(temperature=0.5))
+    prototypes, mask = torch.zeros(3, 2, 3, 2), torch.zeros(3, 2, 3, dtype=torch.bool)
+    prototypes[0, 0, 0], prototypes[1, 0, 0] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    mask[:2, 0, 0] = True  # the third class has none
+    head.bank.set(prototypes, mask)
+    probability = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).T.view(1, 2, 1, 2)
+    weak = Prediction(probability, probability, features, None)
+    return probability, with_second_opinion(probability, weak, head, kind)
+
+
+def test_prototypes_multiply_probabilities() -> None:
+    before, after = opinion("product")
+    similarity = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
+    expected = before[0, :, 0].T * (similarity / 0.5).softmax(1)
+    torch.testing.assert_close(after[0, :, 0].T, expected / expected.sum(1, keepdim=True))
+    assert after.argmax(1).flatten().tolist() == [0, 1]
+
+
+def test_where_prototypes_disagree_nothing_is_certain() -> None:
+    before, after = opinion("agreement")
+    torch.testing.assert_close(after[..., 0], before[..., 0])
+    torch.testing.assert_close(after[..., 1], torch.full((1, 3, 1), 1 / 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
+def test_every_framework_can_ask_the_prototypes(framework: str, kind: str) -> None:
+    trainer = trainer_of(framework, with_head=True)
+    trainer.second_opinion = kind
+    batch = batch_of(trainer)
+    for iteration in range(3, 9):
+        loss, _ = trainer(batch, iteration)
+    assert trainer.head is not None
+    assert trainer.head.phase is Phase.LEARN
+    assert loss.isfinite()
