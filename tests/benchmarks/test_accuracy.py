@@ -98,10 +98,16 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
     )
     arguments.set = dict(arguments.set)
     runs = {run.variant: run.settings for run in accuracy.runs_of(arguments)}
-    plain = runs["BRPG"].brpg.to_dict() | {"recluster_every": runs["BRPG"].schedule.recluster_every}
+
+    def all_of(settings: Settings) -> dict[str, Any]:
+        schedule = {"recluster_every": settings.schedule.recluster_every}
+        own = {name: value for name, value in settings.to_dict().items() if name != "overrides"}
+        return own | settings.brpg.to_dict() | schedule
+
+    plain = all_of(runs["BRPG"])
     assert plain["momentum"] == 0.9
     for variant, changes in accuracy.CHANGES.items():
-        found = runs[variant].brpg.to_dict() | {"recluster_every": runs[variant].schedule.recluster_every}
+        found = all_of(runs[variant])
         differing = {name for name in plain if plain[name] != found[name]}
         assert differing == changes.keys(), variant
     assert runs["no head"].overrides == runs["labels alone"].overrides == {}
@@ -110,7 +116,7 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
 
 def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--frameworks", "mean_teacher", "--seeds", "0", "--budget", "6", "--batch-size", "2", "--device", "cpu"]
-    options += ["--jobs", "2"]
+    options += ["--jobs", "2", "--network", "compact", "--size", "33"]
     command = [*options, "--out", str(tmp_path)]
     assert accuracy.main(command) == 0
     files = sorted(path.name for path in tmp_path.glob("*.json"))
