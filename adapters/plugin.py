@@ -20,6 +20,7 @@ from brpg_lib.distributed import rank, world_size
 from brpg_lib.files import written_beside
 from brpg_lib.validation import require
 
+from . import results
 from .settings import Settings, named_as_in_the_yaml
 
 PATIENCE = 10
@@ -75,6 +76,7 @@ class Plugin(nn.Module):
             ignore_index=ignore_index,
         )
         self.enabled = settings is not None
+        self._section = dict(section or {})
         self._logger = logger if rank() == 0 else None
         self._scalars: dict[str, Tensor] = {}
         self._unused_losses = 0
@@ -248,6 +250,38 @@ class Plugin(nn.Module):
         numbers = torch.stack([value.double() for value in self._scalars.values()]).tolist()  # one copy from the device
         for name, number in zip(self._scalars, numbers, strict=True):
             writer.add_scalar(f"brpg/{name}", number, iteration)
+
+    def record(
+        self,
+        folder: str | os.PathLike[str],
+        epoch: int,
+        miou: float,
+        iou: Mapping[str, float] | None = None,
+        *,
+        settings: Mapping[str, Any],
+        split: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Write a validation's scores into ``brpg_result.json``, for ``brpg compare``; also of a training without head.
+
+        Args:
+            folder: Where the script saves.
+            epoch: Its count.
+            miou: In the script's scale.
+            iou: Of each class, in the same scale.
+            settings: The script's settings; trainings that are compared have to share them.
+            split: Which images are labeled.
+            seed: Of the script; without, ``brpg: {seed: ...}`` tells repetitions apart.
+        """
+        about = {
+            "made_by": "brpg patch",
+            "head": self.enabled,
+            "brpg": {name: value for name, value in self._section.items() if name not in ("enabled", "seed")},
+            "seed": self._section.get("seed", 0) if seed is None else seed,
+            "split": split,
+            "settings": results.settings_of(settings),
+        }
+        results.record(folder, epoch, miou, iou or {}, about)
 
     def save(self, checkpoint: str | os.PathLike[str], epoch: int) -> None:
         """Write the plug-in's state beside the script's checkpoint, before the script writes that.

@@ -45,6 +45,17 @@ if brpg.enabled:
     loss = loss + brpg(labeled, unlabeled, iteration=i_iter)
 """
 
+RECORD = """
+brpg.record(
+    cfg["saver"]["snapshot_dir"],
+    epoch,
+    prec,
+    settings=cfg,
+    split=cfg["dataset"].get("train", {}).get("data_list"),
+    seed=args.seed,
+)
+"""
+
 CONTRASTIVE = 'cfg["trainer"].get("contrastive", False)'
 LATEST = 'osp.join(cfg["saver"]["snapshot_dir"], "ckpt.pth")'
 BEST = 'osp.join(cfg["saver"]["snapshot_dir"], "ckpt_best.pth")'
@@ -79,6 +90,7 @@ EDITS = (
         within="train",
         code="brpg.log(tb_logger, i_iter)",
     ),
+    After(anchor='tb_logger.add_scalar("mIoU val", prec, epoch)', within="main", code=RECORD),
     Before(anchor=f"torch.save(state, {BEST})", within="main", code=f"brpg.save({BEST}, epoch + 1)"),
     Before(anchor=f"torch.save(state, {LATEST})", within="main", code=f"brpg.save({LATEST}, epoch + 1)"),
 )

@@ -51,11 +51,16 @@ if brpg.enabled:
         iteration=epoch * len(trainloader_u) + i)
 """
 
+RECORD = """
+brpg.record(args.save_path, epoch, {miou}, dict(zip(CLASSES[cfg['dataset']], {iou})), settings=cfg,
+            split=args.labeled_id_path)
+"""
+
 LATEST = "os.path.join(args.save_path, 'latest.pth')"
 BEST = "os.path.join(args.save_path, 'best.pth')"
 
 
-def training_script(plugin: str, step: str, marker: str, passes: Sequence[str]) -> Sequence[Edit]:
+def training_script(plugin: str, step: str, marker: str, passes: Sequence[str], average: str = "") -> Sequence[Edit]:
     """The edits that UniMatch and its successor share.
 
     Args:
@@ -63,7 +68,9 @@ def training_script(plugin: str, step: str, marker: str, passes: Sequence[str]) 
         step: Adds the head's loss to ``loss``.
         marker: Import of the network, which tells the two frameworks apart.
         passes: Forward passes whose order of images ``step`` relies on.
+        average: What the names of the scores end in that count.
     """
+    miou = f"mIoU{average}"
     return (
         Require(anchor=marker),
         After(anchor="from util.dist_helper import *", code=IMPORTS),
@@ -82,6 +89,11 @@ def training_script(plugin: str, step: str, marker: str, passes: Sequence[str]) 
             anchor="writer.add_scalar('train/mask_ratio', mask_ratio, iters)",
             within="main",
             code="brpg.log(writer, iters)",
+        ),
+        After(
+            anchor=f"writer.add_scalar('eval/{miou}', {miou}, epoch)",
+            within="main",
+            code=RECORD.format(miou=miou, iou=f"iou_class{average}"),
         ),
         Before(anchor=f"torch.save(checkpoint, {LATEST})", within="main", code=f"brpg.save({LATEST}, epoch)"),
         Before(anchor=f"torch.save(checkpoint, {BEST})", within="main", code=f"brpg.save({BEST}, epoch)"),

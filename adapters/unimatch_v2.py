@@ -78,7 +78,8 @@ UNIMATCH_V2 = Framework(
     repository="https://github.com/LiheYoung/UniMatch-V2",
     commits=("f6afb4d",),
     scripts={
-        script: (*training_script(PLUGIN, step, MARKER, PASSES[script]), *TEACHER) for script, step in STEPS.items()
+        script: (*training_script(PLUGIN, step, MARKER, PASSES[script], average="_ema"), *TEACHER)
+        for script, step in STEPS.items()
     },
     start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
     mends={"short-epochs": small_epochs(tuple(STEPS))},

@@ -16,6 +16,8 @@ HEAD_FIELDS = (
 """Settings that a training without head does not use."""
 PLACES = ("root", "splits")
 """Where the data lies, which may be elsewhere on another machine."""
+SCRIPT = "brpg patch"
+"""Mark of what a patched script wrote."""
 REPORT = "brpg compare"
 """Mark of our own results, which may lie beside those that they are of."""
 
@@ -39,10 +41,13 @@ def read_result(path: Path) -> Run | None:
         return _of_benchmark(path, found)
     if isinstance(found, dict) and "recipe" in found and "validations" in found:
         return _of_training(path, found)
+    if isinstance(found, dict) and found.get("made_by") == SCRIPT:
+        return _of_script(path, found)
     keys = ", ".join(list(found)[:6]) if isinstance(found, dict) else type(found).__name__
     raise ValueError(
         f"{path}: expected the result of a training (variant, settings, miou, ... as the accuracy benchmark writes "
-        f"them, or recipe, head, validations, ... as brpg train does), found {keys or 'an empty object'}"
+        f"them, recipe, head, validations, ... as brpg train does, or what a patched script wrote), "
+        f"found {keys or 'an empty object'}"
     )
 
 
@@ -58,15 +63,27 @@ def _of_benchmark(path: Path, found: dict[str, Any]) -> Run:
 
 
 def _of_training(path: Path, found: dict[str, Any]) -> Run:
-    """Scores are those of the last validation: the best one is the best by chance too."""
-    validations = found["validations"]
+    last = _last_validation(path, found)
+    recipe = {**_mapping(path, found, "recipe"), "processes": found.get("processes"), "device": found.get("device")}
+    return _run(path, WITH if found.get("head") else WITHOUT, recipe, last, last["iou"], {})
+
+
+def _of_script(path: Path, found: dict[str, Any]) -> Run:
+    last = _last_validation(path, found)
+    told = {"seed": found.get("seed"), "split": found.get("split"), "head": found.get("brpg", {})}
+    settings = {**_mapping(path, found, "settings"), "epoch": last.get("epoch"), **told}
+    return _run(path, WITH if found.get("head") else WITHOUT, settings, last, last["iou"], {})
+
+
+def _last_validation(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Its scores count: the best one is the best by chance too."""
+    validations = found.get("validations")
     if not isinstance(validations, list) or not validations:
         raise ValueError(f"{path}: validations: expected at least one, found none")
     last = validations[-1]
     if not isinstance(last, dict) or not isinstance(last.get("iou"), dict):
         raise ValueError(f"{path}: validations: expected miou, boundary_miou and iou by class name, found {last!r:.80}")
-    recipe = {**_mapping(path, found, "recipe"), "processes": found.get("processes"), "device": found.get("device")}
-    return _run(path, WITH if found.get("head") else WITHOUT, recipe, last, last["iou"], {})
+    return last
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 import socket
@@ -24,6 +25,8 @@ from builders import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import RECORDER, SCRIPTS, Run, train
 
+from brpg_lib.benchmarks.compare.result_files import read_result
+from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES
 
 STANDINS = Path(__file__).parents[1] / "standins"
@@ -251,6 +254,28 @@ def test_scalars(trainings: Trainings) -> None:
     assert len(steps) >= 2
     for key in ("loss", "prototypes"):
         assert found[f"brpg/{key}"] == {step: pytest.approx(calls[step][key]) for step in steps}
+
+
+SCORE = {"u2pl": "mIoU_val", "unimatch": "eval/mIoU", "unimatch-v2": "eval/mIoU_ema"}
+
+
+def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
+    compared = []
+    for run, with_head in ((trainings.resumed, True), (trainings.alone, True), (trainings.disabled, False)):
+        path = run.workspace.checkpoint.with_name("brpg_result.json")
+        found = json.loads(path.read_text())
+        assert found["head"] == with_head
+        assert [validation["epoch"] for validation in found["validations"]] == list(range(EPOCHS)), "once, also resumed"
+        last = found["validations"][-1]
+        if run is not trainings.resumed:  # whose scalars are in two files
+            assert last["miou"] == pytest.approx(scalars(run)[SCORE[trainings.framework]][EPOCHS - 1], abs=1e-3)
+        if trainings.framework != "u2pl":
+            assert np.mean(list(last["iou"].values())) == pytest.approx(last["miou"])
+        compared.append(read_result(path))
+    resumed, alone, disabled = compared
+    assert [run.variant for run in compared] == [WITH, WITH, WITHOUT]
+    assert resumed.fixed == alone.fixed == disabled.fixed
+    assert (alone.seed, alone.setting) == (disabled.seed, disabled.setting)
 
 
 def test_wrong_settings_stop_the_training(trainings: Trainings, tmp_path: Path) -> None:

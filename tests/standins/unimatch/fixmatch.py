@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dataset.semi import loaders
 from model.semseg.deeplabv3plus import DeepLabV3Plus
 from supervised import evaluate
+from util.classes import CLASSES
 from util.dist_helper import parallel, setup_distributed
 from util.utils import consistency, cutmix, init_log
 
@@ -88,10 +89,12 @@ def main():
                 if i % (len(trainloader_u) // 8) == 0:
                     logger.info(f"iteration {iters}: loss {loss.item():.3f}")
 
-        score = evaluate(model, valloader, cfg)
-        improved, best = score > best, max(score, best)
+        mIoU, iou_class = evaluate(model, valloader, cfg)
+        improved, best = mIoU > best, max(mIoU, best)
         if rank == 0:
-            writer.add_scalar("eval/mIoU", score, epoch)
+            writer.add_scalar("eval/mIoU", mIoU, epoch)
+            for name, iou in zip(CLASSES[cfg["dataset"]], iou_class):
+                writer.add_scalar(f"eval/{name}_IoU", iou, epoch)
             checkpoint = {name: owner.state_dict() for name, owner in kept.items()}
             checkpoint |= {"epoch": epoch, "previous_best": best}
             torch.save(checkpoint, os.path.join(args.save_path, "latest.pth"))

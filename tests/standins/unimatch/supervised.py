@@ -5,9 +5,10 @@ from util.utils import count_overlaps
 
 
 def evaluate(model, loader, cfg):
-    """Mean intersection over union, in percent."""
+    """Intersection over union in percent: the mean, and of each class."""
     model.eval()
     with torch.no_grad():
         pairs = [(model(img.cuda()).argmax(dim=1), mask) for img, mask in loader]
     intersection, union = count_overlaps(pairs, cfg["nclass"])
-    return np.mean(100 * intersection / np.maximum(union, 1))
+    iou_class = 100 * intersection / np.maximum(union, 1)
+    return np.mean(iou_class), iou_class

@@ -15,4 +15,5 @@ def evaluate(model, loader, cfg):
             logits = model(F.interpolate(img.cuda(), size, mode="bilinear"))
             pairs.append((F.interpolate(logits, mask.shape[1:], mode="bilinear").argmax(dim=1), mask))
     intersection, union = count_overlaps(pairs, cfg["nclass"])
-    return np.mean(100 * intersection / np.maximum(union, 1))
+    iou_class = 100 * intersection / np.maximum(union, 1)
+    return np.mean(iou_class), iou_class

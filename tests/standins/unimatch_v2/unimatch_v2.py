@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dataset.semi import loaders
 from model.semseg.dpt import DPT
 from supervised import evaluate
+from util.classes import CLASSES
 from util.dist_helper import parallel, setup_distributed
 from util.utils import consistency, cutmix, init_log
 
@@ -99,10 +100,14 @@ def main():
                 if i % (len(trainloader_u) // 8) == 0:
                     logger.info(f"iteration {iters}: loss {loss.item():.3f}")
 
-        score, score_ema = evaluate(model, valloader, cfg), evaluate(model_ema, valloader, cfg)
-        improved, best, best_ema = score >= best, max(score, best), max(score_ema, best_ema)
+        mIoU, iou_class = evaluate(model, valloader, cfg)
+        mIoU_ema, iou_class_ema = evaluate(model_ema, valloader, cfg)
+        improved, best, best_ema = mIoU >= best, max(mIoU, best), max(mIoU_ema, best_ema)
         if rank == 0:
-            writer.add_scalar("eval/mIoU", score, epoch)
+            writer.add_scalar("eval/mIoU", mIoU, epoch)
+            writer.add_scalar("eval/mIoU_ema", mIoU_ema, epoch)
+            for name, iou in zip(CLASSES[cfg["dataset"]], iou_class):
+                writer.add_scalar(f"eval/{name}_IoU", iou, epoch)
             checkpoint = {name: owner.state_dict() for name, owner in kept.items()}
             checkpoint |= {"epoch": epoch, "previous_best": best, "previous_best_ema": best_ema}
             torch.save(checkpoint, os.path.join(args.save_path, "latest.pth"))
