@@ -55,6 +55,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         root=arguments.root,
         split=arguments.split,
         num_classes=arguments.num_classes,
+        selected_points=True,
         **chosen(arguments),
     )
     for flag, value, least in (
