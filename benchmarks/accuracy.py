@@ -41,14 +41,11 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "balanced points": {"point_balance": 1.0},
     "balanced points, weight 0.1": {"point_balance": 1.0, "loss_weight": 0.1},
     "balanced points, weight 0.3": {"point_balance": 1.0, "loss_weight": 0.3},
-    "selected points": {"selected_points": True},
-    "selected points, weight 0.3": {"selected_points": True, "loss_weight": 0.3},
+    "points by class": {"pseudo_label_share": 0.5},
+    "points by class, weight 0.3": {"pseudo_label_share": 0.5, "loss_weight": 0.3},
     "prototypes multiplied in": {"second_opinion": "product"},
     "prototypes must agree": {"second_opinion": "agreement"},
-    "selected points, weight 0.3, multiplied in": {
-        "selected_points": True, "loss_weight": 0.3, "second_opinion": "product",
-    },
-}  # fmt: skip
+}
 """What differs from the published settings: the paper's ablations, and what it does not have."""
 VARIANTS = (BASELINE, HEAD, *CHANGES)
 SCORES = ("class_names", "miou", "boundary_miou", "iou", "boundary_iou", "student")

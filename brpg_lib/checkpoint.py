@@ -8,8 +8,8 @@ from typing import Any
 from brpg_lib.notices import warn
 from brpg_lib.validation import require
 
-VERSION = 2
-"""Of the state dict. 1 had no ``idle``."""
+VERSION = 3
+"""Of the state dict. 1 had no ``idle``, 2 no ``limits.values``."""
 OLDEST = 1
 SHAPING = (
     "num_classes",
@@ -22,7 +22,7 @@ SHAPING = (
     "config.rare_class_fallback",
 )
 """Settings that the sizes of the state depend on. The others can be changed in a training that goes on."""
-BEFORE: dict[str, Any] = {"config.point_balance": 0.0}
+BEFORE: dict[str, Any] = {"config.point_balance": 0.0, "config.pseudo_label_share": None}
 """What the library did before it had a setting, which older checkpoints do not mention."""
 PROGRESS = ("version", "iteration", "seed")
 

@@ -45,6 +45,9 @@ class BRPGConfig:
         centroid: Prototype of a cluster: its ``"mean"``, or the mean weighted by ``"confidence"``.
         grid_size: Labeled points form a regular grid of ``(grid_size + 1) ** 2`` pixels.
         unlabeled_samples_per_image: Cap of pseudo-labeled points per step: this times the images of the batch.
+        pseudo_label_share: ``None`` takes pseudo-labeled points from above the schedule's threshold, as published. A
+            number takes them from this share of each class's pseudo labels, the most confident ones (class-balanced
+            self-training, Zou et al., ECCV 2018); the threshold then holds only for classes not seen yet.
         temperature: Divides the cosine similarity in the loss.
         momentum: Share of a prototype that an update keeps.
         misclassified_weight: How many times a point counts, in the mean of the loss and in the mean that moves its
@@ -77,6 +80,7 @@ class BRPGConfig:
     centroid: str = "mean"
     grid_size: int = 32
     unlabeled_samples_per_image: int = 1000
+    pseudo_label_share: float | None = None
     temperature: float = 0.1
     momentum: float = 0.99
     misclassified_weight: float = 1.0
@@ -139,6 +143,8 @@ class BRPGConfig:
         require(self.centroid in CENTROIDS, "centroid", f"one of {CENTROIDS}", repr(self.centroid))
         require_integer("grid_size", self.grid_size, 1)
         require_integer("unlabeled_samples_per_image", self.unlabeled_samples_per_image, 1)
+        if self.pseudo_label_share is not None:
+            require_number("pseudo_label_share", self.pseudo_label_share, 0.0, 1.0, open_low=True)
         require_number("temperature", self.temperature, 0.0, 1e6, open_low=True)
         require_number("momentum", self.momentum, 0.0, 1.0)
         require_number("misclassified_weight", self.misclassified_weight, 0.0, 1e6)

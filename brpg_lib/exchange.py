@@ -27,6 +27,8 @@ class StepSums(NamedTuple):
         counts: ``(2, 2)`` float32, likewise over all classes: points, points classified right.
         pixels: ``(C,)`` float32, labeled pixels of each class, where they are counted.
         dropped: ``()`` float32, points left out.
+        confidence: ``(n,)`` float32, pseudo labels of each class and confidence, where classes have limits of their
+            own; else of length 0.
     """
 
     pull: Tensor
@@ -35,11 +37,22 @@ class StepSums(NamedTuple):
     counts: Tensor
     pixels: Tensor
     dropped: Tensor
+    confidence: Tensor
 
     @classmethod
-    def nothing(cls, num_classes: int, num_prototypes: int, dim: int, device: torch.device) -> StepSums:
+    def nothing(
+        cls, num_classes: int, num_prototypes: int, dim: int, num_confidences: int, device: torch.device
+    ) -> StepSums:
         """No points."""
-        sizes = (num_prototypes, dim + 1), (num_prototypes,), (2, num_classes, 2), (2, 2), (num_classes,), ()
+        sizes = (
+            (num_prototypes, dim + 1),
+            (num_prototypes,),
+            (2, num_classes, 2),
+            (2, 2),
+            (num_classes,),
+            (),
+            (num_confidences,),
+        )
         return cls(*(torch.zeros(size, device=device) for size in sizes))
 
 

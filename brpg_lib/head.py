@@ -26,6 +26,7 @@ from brpg_lib.distributed import (
 )
 from brpg_lib.exchange import StepSums, exchange, require_agreement
 from brpg_lib.kernels.random import fold
+from brpg_lib.limits import ClassLimits
 from brpg_lib.loss import PrototypeContrastiveLoss, balanced_mean
 from brpg_lib.notices import warn
 from brpg_lib.points import labeled_points, unlabeled_points
@@ -97,7 +98,7 @@ class PrototypeHead(StateModule):
 
     On several ranks that train together, each calls the head with its own images, however many; the heads stay equal.
     A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + 5 * C + 47)`` bytes, 130 kB for
-    PASCAL VOC. Eval mode needs none.
+    PASCAL VOC (and 400 bytes per class with ``pseudo_label_share``). Eval mode needs none.
 
     Args:
         num_classes: Number of classes C.
@@ -154,6 +155,7 @@ class PrototypeHead(StateModule):
         self.bank = PrototypeBank(
             num_classes, feature_dim, **config.arguments_of(PrototypeBank), process_group=process_group
         )
+        self.limits = ClassLimits(num_classes, config.pseudo_label_share)
         self.criterion = PrototypeContrastiveLoss(**config.arguments_of(PrototypeContrastiveLoss))
         self._iteration = 0
         self._settled_mask: tuple[int, int] | None = None
@@ -263,13 +265,14 @@ class PrototypeHead(StateModule):
 
     def _step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, now: Tensor) -> HeadOutput:
         """The loss of one step and the momentum update, without a look at the host's clock."""
+        threshold = self._pseudo_threshold(now).mean()  # in force, before the step moves limits
         with torch.autocast(labeled.features.device.type, enabled=False):
             losses = self._learn(labeled, unlabeled, now) if phase is Phase.LEARN else self._idle(labeled, unlabeled)
             health = self._health()
         metrics = {
             **losses.metrics,
             **health,
-            "pseudo_threshold": self.schedule.pseudo_threshold(now),
+            "pseudo_threshold": threshold,
             "rows_high": self.queue.rows[:, 0].sum(),
             "rows_low": self.queue.rows[:, 1].sum(),
             "dropped": self.dropped.clone(),
@@ -281,6 +284,17 @@ class PrototypeHead(StateModule):
             phase=phase,
             metrics={name: value.float() for name, value in metrics.items()},
         )
+
+    def _pseudo_threshold(self, now: Tensor) -> Tensor:
+        """Confidence that a pseudo label needs to become a point: ``()``, or ``(C,)`` of each class."""
+        threshold: Tensor = self.limits(self.schedule.pseudo_threshold(now))
+        return threshold
+
+    def _confidences(self, unlabeled: UnlabeledBatch | None) -> Tensor:
+        """How confident the pseudo labels of each class are, for the limits of classes."""
+        if unlabeled is None:
+            return torch.zeros(self.limits.num_counts, device=self.clock.device)
+        return self.limits.counts(unlabeled.pseudo_labels, unlabeled.confidence)
 
     def _health(self) -> dict[str, Tensor]:
         """What the prototypes look like."""
@@ -360,7 +374,8 @@ class PrototypeHead(StateModule):
         self._introduce()
         if activity is _Activity.LEARN:
             return  # which has an exchange of its own
-        nothing = StepSums.nothing(self.num_classes, self.bank.mask.numel(), self.feature_dim, self.clock.device)
+        sizes = self.num_classes, self.bank.mask.numel(), self.feature_dim, self.limits.num_counts
+        nothing = StepSums.nothing(*sizes, self.clock.device)
         pixels = nothing.pixels if activity is _Activity.WAIT else self._pixels(labeled)
         sums = self._exchange(nothing._replace(pixels=pixels), now, activity)
         if activity is _Activity.WAIT:
@@ -472,7 +487,7 @@ class PrototypeHead(StateModule):
             parts.append(
                 unlabeled_points(
                     unlabeled,
-                    self.schedule.pseudo_threshold(now),
+                    self._pseudo_threshold(now),
                     fold(now, self.seed, rank(self.process_group)),
                     samples_per_image=config.unlabeled_samples_per_image,
                     **shared,
@@ -498,6 +513,7 @@ class PrototypeHead(StateModule):
             torch.stack(points),
             similarity.new_zeros(self.num_classes) if self.settled else self._pixels(labeled),
             dropped,
+            self._confidences(unlabeled),
         )
         total = self._exchange(own, now, _Activity.LEARN) if self.training else own
         count, right = total.counts.clone().unbind(1)  # or a metric that is kept would keep all sums
@@ -515,6 +531,7 @@ class PrototypeHead(StateModule):
         }
         if self.training:
             self.seen |= total.pixels > 0
+            self.limits.follow(total.confidence)
             self.dropped += total.dropped.long()
             self.idle.copy_(torch.where(hit, 0, self.idle + expected))
             self.bank.move(total.pull)
@@ -578,8 +595,11 @@ class PrototypeHead(StateModule):
         if saved is not None:
             values = unpack(saved)
             checkpoint.require_loadable(self._identity(), values, self._strict)
+            # What older versions did not have. In place: a copy would not reach the submodules.
             if values["version"] < 2:
-                state_dict = {f"{prefix}idle": torch.zeros_like(self.idle)} | state_dict
+                state_dict.setdefault(f"{prefix}idle", torch.zeros_like(self.idle))
+            if values["version"] < 3:
+                state_dict.setdefault(f"{prefix}limits.values", torch.zeros_like(self.limits.values))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         # What is not saved may have had no values (meta device), or tell of ranks that were out of step before.
         device = self.dropped.device

@@ -83,7 +83,7 @@ def unlabeled_points(
 
     Args:
         batch: The unlabeled images.
-        threshold: Confidence that a pseudo label needs.
+        threshold: Confidence that a pseudo label needs: ``()``, or ``(C,)`` of each class.
         key: ``()`` int64 seed of the draw.
         num_classes: Number of classes.
         samples_per_image: Cap: this times the images of the batch.
@@ -96,6 +96,8 @@ def unlabeled_points(
     num_images, height, width = batch.pseudo_labels.shape
     labels = batch.pseudo_labels.flatten()
     has_class = (labels.long() >= 0) & (labels.long() < num_classes)
+    if isinstance(threshold, Tensor) and threshold.ndim:
+        threshold = threshold[labels.long().masked_fill(~has_class, 0)]
     confident = (batch.confidence.flatten() >= threshold) & has_class
     # The largest of independent uniform numbers are a uniform draw without replacement.
     lots = torch.where(confident, uniform((len(labels),), key), -1.0)

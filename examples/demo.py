@@ -55,7 +55,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         root=arguments.root,
         split=arguments.split,
         num_classes=arguments.num_classes,
-        selected_points=True,
+        overrides={"pseudo_label_share": 0.5},
         **chosen(arguments),
     )
     for flag, value, least in (

@@ -66,7 +66,6 @@ class Recipe:
         supervised_epochs: Epochs before pseudo labels teach.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule.
-        selected_points: Whether the head learns from the pseudo labels that teach, instead of from the confident ones.
         second_opinion: Whether the prototypes change the pseudo labels: ``"product"`` or ``"agreement"``; None as
             published.
         loss: Supervised loss: ``"cross_entropy"``, or ``"half_hard"`` (half of it over hard pixels only).
@@ -105,7 +104,6 @@ class Recipe:
     epochs: int = 80
     supervised_epochs: float = 1.0
     class_share: float | None = None
-    selected_points: bool = False
     second_opinion: str | None = None
     loss: str = "half_hard"
     optimizer: str = "sgd"

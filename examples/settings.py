@@ -35,7 +35,6 @@ class Settings:
         all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule, in which hard classes hardly ever teach.
-        selected_points: Whether the head learns from the pseudo labels that teach, instead of from the confident ones.
         second_opinion: Whether the prototypes change the pseudo labels: ``"product"`` or ``"agreement"``; None as
             published.
         supervised_only: Share of the iterations before pseudo labels teach.
@@ -63,7 +62,6 @@ class Settings:
     num_classes: int | None = None
     all_labels: bool = False
     class_share: float | None = 0.5
-    selected_points: bool = False
     second_opinion: str | None = None
     supervised_only: float = 0.25
     loss: str = "half_hard"

@@ -11,7 +11,7 @@ from brpg_lib.benchmarks.compare.runs import SCORE_NAMES, WITH, WITHOUT, Run, nu
 
 HEAD_FIELDS = (
     *("overrides", "head", "warmup", "collect", "ramp_start", "extrapolate_threshold", "recluster_every"),
-    *("selected_points", "second_opinion"),
+    "second_opinion",
 )
 """Settings that a training without head does not use."""
 PLACES = ("root", "splits")

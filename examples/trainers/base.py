@@ -14,7 +14,8 @@ from brpg_lib.examples.data.batches import Batch
 from brpg_lib.examples.networks.base import Prediction, Segmenter
 from brpg_lib.examples.trainers.losses import Loss, cross_entropy
 from brpg_lib.examples.trainers.second_opinion import with_second_opinion
-from brpg_lib.examples.trainers.selection import MostReliable
+from brpg_lib.examples.trainers.selection import most_reliable
+from brpg_lib.limits import ClassLimits
 
 Step = tuple[Tensor, dict[str, Tensor]]
 """The loss to descend, and its parts by name."""
@@ -38,9 +39,8 @@ class Trainer(nn.Module, ABC):
         supervised_only: Share of the iterations before pseudo labels teach.
         supervised_loss: What the logits of labeled images are held to.
         threshold: Confidence that a pseudo label needs to teach.
-        selection: Chooses the pseudo labels that teach, of each class the most reliable ones, in place of the
-            framework's own rule; None keeps that.
-        selected_points: Whether the head learns from the pseudo labels that teach, instead of from the confident ones.
+        limits: Choose the pseudo labels that teach, of each class the most reliable ones, in place of the framework's
+            own rule; None keeps that.
         second_opinion: How the head's prototypes change the pseudo labels, one of
             :data:`~brpg_lib.examples.trainers.second_opinion.KINDS`; None, as published, lets them be.
         decay: Of the average, at most; early on, it forgets faster.
@@ -58,8 +58,7 @@ class Trainer(nn.Module, ABC):
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.iterations, self.seed = iterations, seed
         self.supervised_loss: Loss = cross_entropy
-        self.selection: MostReliable | None = None
-        self.selected_points = False
+        self.limits: ClassLimits | None = None
         self.second_opinion: str | None = None
 
     def train(self, mode: bool = True) -> Trainer:
@@ -95,15 +94,9 @@ class Trainer(nn.Module, ABC):
 
     def select(self, classes: Tensor, confidence: Tensor) -> Tensor:
         """Pseudo labels ``(B, H, W)`` that teach; the others are ignored."""
-        if self.selection is not None:
-            return self.selection(classes, confidence)
+        if self.limits is not None:
+            return most_reliable(self.limits, classes, confidence)
         return classes.masked_fill(confidence < self.threshold, IGNORE_INDEX)
-
-    def points(self, classes: Tensor, confidence: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The pseudo labels for the head: all of them, with their confidence, or those that teach."""
-        if self.selected_points:
-            return {"pseudo_labels": targets, "confidence": (targets != IGNORE_INDEX).float()}
-        return {"pseudo_labels": classes, "confidence": confidence}
 
     @property
     def needs_weak_features(self) -> bool:

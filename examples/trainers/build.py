@@ -11,7 +11,7 @@ from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import LOSSES
-from brpg_lib.examples.trainers.selection import MostReliable
+from brpg_lib.limits import ClassLimits
 
 
 class Choices(Protocol):
@@ -24,7 +24,6 @@ class Choices(Protocol):
     feature_dim: int
     loss: str
     class_share: float | None
-    selected_points: bool
     second_opinion: str | None
     seed: int
 
@@ -52,7 +51,7 @@ def build(choices: Choices, num_classes: int, steps: int, schedule: Schedule | N
         head = PrototypeHead(num_classes, choices.feature_dim, schedule, choices.brpg, seed=choices.seed)
     trainer = TRAINERS[choices.framework](model, head, steps, choices.seed)
     trainer.supervised_loss = LOSSES[choices.loss]
-    trainer.selected_points, trainer.second_opinion = choices.selected_points, choices.second_opinion
+    trainer.second_opinion = choices.second_opinion
     if choices.class_share is not None:
-        trainer.selection = MostReliable(num_classes, choices.class_share)
+        trainer.limits = ClassLimits(num_classes, choices.class_share)
     return trainer

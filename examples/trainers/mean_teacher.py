@@ -53,7 +53,8 @@ class MeanTeacherTrainer(Trainer):
             labeled = LabeledBatch(features=both.features[:count], logits=both.low_logits[:count], labels=batch.labels)
             unlabeled = UnlabeledBatch(
                 features=both.features[count:],
-                **self.points(pseudo.classes, pseudo.confidence, targets),
+                pseudo_labels=pseudo.classes,
+                confidence=pseudo.confidence,
                 **weak_view(pseudo.weak.features, pseudo.weak.low_logits, batch),
             )
             parts["prototype"] = self.head(labeled, unlabeled).loss

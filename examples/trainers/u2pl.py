@@ -22,7 +22,7 @@ class U2PLTrainer(MeanTeacherTrainer):
 
     def targets(self, pseudo: PseudoLabels, iteration: int) -> Tensor:
         """The reliable pseudo labels, by entropy; also where the selection goes by class."""
-        if self.selection is not None:
+        if self.limits is not None:
             return self.select(pseudo.classes, torch.exp(-pseudo.entropy))
         share = self.dropped * (1 - iteration / self.iterations)
         entropy = pseudo.entropy.where(pseudo.classes != IGNORE_INDEX, torch.nan).flatten()
@@ -31,7 +31,7 @@ class U2PLTrainer(MeanTeacherTrainer):
 
     def unsupervised_loss(self, logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """As published, the reliable pseudo labels count for those left out."""
-        if self.selection is not None:
+        if self.limits is not None:
             return super().unsupervised_loss(logits, targets, valid)
         weight = valid.sum() / (targets != IGNORE_INDEX).sum().clamp(min=1)
         return weight * cross_entropy(logits, targets)

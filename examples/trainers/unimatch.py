@@ -45,13 +45,13 @@ class UniMatchTrainer(Trainer):
         loss = (supervised + parts["strong"] / 2 + perturbed / 2) / 2
 
         if self.head is not None:
-            points = self.points(classes, confidence, targets)
             labeled = LabeledBatch(
                 features=clean.features[:count], logits=clean.low_logits[:count], labels=batch.labels
             )
             unlabeled = UnlabeledBatch(
                 features=strong.features,
-                **{name: cutmix(value, batch.boxes[0]) for name, value in points.items()},
+                pseudo_labels=cutmix(classes, batch.boxes[0]),
+                confidence=cutmix(confidence, batch.boxes[0]),
                 **weak_view(weak.features, weak.low_logits, batch),
             )
             parts["prototype"] = self.head(labeled, unlabeled).loss
