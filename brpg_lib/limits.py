@@ -20,6 +20,8 @@ FEWEST = 20
 """Pixels of a class in a step that say something about it."""
 MEMORY = 0.9
 """Share of a limit that a step keeps: one batch holds few pixels of a rare class."""
+SEEN = 1e-6
+"""Lowest limit of a class that was seen; 0 says that it was not."""
 LOOKED_AT = 128
 """Rows or columns of an image, at least, that are looked at."""
 
@@ -31,6 +33,7 @@ class ClassLimits(StateModule):
     step, which may be added up over processes, move it. Nothing here waits for the device.
 
     Example:
+        >>> import torch
         >>> limits = ClassLimits(2, share=0.5)
         >>> classes = torch.tensor([0, 1]).repeat_interleave(100).view(1, 2, 100)
         >>> confidence = torch.cat((torch.linspace(0.5, 0.9, 100), torch.linspace(0.2, 0.4, 100))).view(1, 2, 100)
@@ -109,6 +112,6 @@ class ClassLimits(StateModule):
         at_least = counts.view(-1, BINS).flip(1).cumsum(1).flip(1)
         total = at_least[:, 0]
         highest = (at_least >= self.share * total[:, None]).sum(1) - 1
-        now = (highest / BINS).clamp(min=0.5 / BINS)  # 0 says that a class was never seen
+        now = (highest / BINS).clamp(min=SEEN)
         averaged = torch.where(self.values > 0, now.lerp(self.values, MEMORY), now)
         self.values.copy_(torch.where(total >= FEWEST, averaged, self.values))

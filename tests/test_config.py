@@ -185,4 +185,9 @@ def test_arguments_of_covers_every_field() -> None:
     """A field that no module takes would have no effect; the head itself reads the few named here."""
     config = BRPGConfig()
     taken = {name for module in MODULES for name in config.arguments_of(module)}
-    assert FIELDS.keys() - taken == {"grid_size", "unlabeled_samples_per_image", "loss_weight"}
+    assert FIELDS.keys() - taken == {
+        "grid_size",
+        "unlabeled_samples_per_image",
+        "loss_weight",
+        "pseudo_label_share",
+    }

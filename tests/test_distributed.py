@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive": {"class_adaptive": (0.1, 0.95), "adaptive_momentum": 0.9, "recluster_every": 2},
     "capped": {"samples_per_image": 20, "unlabeled_samples_per_image": 10, "recluster_every": 3, "queue_size": 50},
     "fallback": {"rare_class_fallback": True, "misclassified_weight": 2.0, "point_balance": 1.0},
+    "by class": {"pseudo_label_share": 0.4},
     "pooled": {"separate_confidence": False, "centroid": "confidence"},
     "host queue": {"queue_device": "cpu", "queue_dtype": torch.bfloat16},
 }
@@ -451,7 +452,7 @@ def test_nccl_among_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert module(*batches).loss.isfinite()
         monkeypatch.setattr("brpg_lib.distributed.world_size", lambda group: 2)  # so that it does talk, to itself
         assert torch.equal(all_reduce_sum(torch.arange(3.0)), torch.arange(3.0))
-        sums = StepSums.nothing(3, 18, 5, torch.device("cuda"))
+        sums = StepSums.nothing(3, 18, 5, 7, torch.device("cuda"))
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:

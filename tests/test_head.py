@@ -441,7 +441,7 @@ def test_every_shape_is_survived(name: str) -> None:
                                      {"num_prototypes": (7, 2)}, {"split_increment": 4}, {"grid_size": 1},
                                      {"queue_size": 1}, {"queue_size": 3}, {"samples_per_image": 1},
                                      {"momentum": 0.0}, {"momentum": 1.0}, {"misclassified_weight": 0.0},
-                                     {"point_balance": 1.0},
+                                     {"point_balance": 1.0}, {"pseudo_label_share": 0.5},
                                      {"loss_weight": 0.0}, {"split_fraction": 1.0}, {"temperature": 0.001},
                                      {"align_corners": False}, {"dispersion": "l2"}, {"class_balance": 0.5},
                                      {"confidence_threshold": 1.0}, {"queue_dtype": torch.float16},

@@ -89,6 +89,7 @@ def test_no_file_of_the_package_imports_upwards() -> None:
     )
     order += (
         "diagnostics",
+        "limits",
         "points",
         "queue",
         "sampler",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from brpg_lib import BRPGConfig, Phase, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib import BRPGConfig, Phase, PrototypeHead, Schedule
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import Batch, BatchSource
 from brpg_lib.examples.networks import build_network
@@ -21,8 +21,9 @@ from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import selected_cross_entropy
 from brpg_lib.examples.trainers.mean_teacher import PseudoLabels
 from brpg_lib.examples.trainers.second_opinion import KINDS, with_second_opinion
-from brpg_lib.examples.trainers.selection import MostReliable
+from brpg_lib.examples.trainers.selection import most_reliable
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
+from brpg_lib.limits import ClassLimits
 
 SEMI_SUPERVISED = sorted(set(TRAINERS) - {"supervised"})
 STEPS = 20
@@ -151,7 +152,7 @@ def test_the_same_share_of_each_class_teaches(share: float) -> None:
     confidence = torch.rand(4, 50, 50, generator=generator) * torch.tensor([0.9, 0.5, 0.2])[classes]
     classes[0, 0, :10] = 3
     classes[1, :3] = IGNORE_INDEX
-    found = MostReliable(4, share)(classes, confidence)
+    found = most_reliable(ClassLimits(4, share), classes, confidence)
     assert torch.isin(found, torch.tensor([0, 1, 2, 3, IGNORE_INDEX])).all()
     assert (found[classes == IGNORE_INDEX] == IGNORE_INDEX).all()
     for k in range(3):
@@ -162,25 +163,8 @@ def test_the_same_share_of_each_class_teaches(share: float) -> None:
     assert (found[classes == 3] == 3).all()
 
 
-def test_limits_are_averaged_and_never_hold_back_the_almost_certain() -> None:
-    selection = MostReliable(2, 0.5)
-    classes = torch.zeros(1, 10, 10, dtype=torch.long)
-    selection(classes, torch.full((1, 10, 10), 0.8))
-    selection(classes, torch.full((1, 10, 10), 0.3))
-    assert selection.limits[0] == pytest.approx(0.9 * 0.8 + 0.1 * 0.3, abs=1e-3)
-    assert selection.limits[1] == 0
-    twin = MostReliable(2, 0.5)
-    twin.load_state_dict(selection.state_dict())
-    assert torch.equal(twin.limits, selection.limits)
-    for _ in range(100):
-        found = selection(classes, torch.linspace(0.98, 1, 100).view(1, 10, 10))
-    assert (found == 0).all()
-
-
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, math.nan, "half"])
 def test_a_wrong_share_is_refused(share: Any) -> None:
-    with pytest.raises(ValueError, match="class_share: expected"):
-        MostReliable(2, share)
     with pytest.raises(ValueError, match="class_share: expected"):
         Settings("u2pl", "digits", 0, STEPS, 33, 4, class_share=share)
 
@@ -188,13 +172,13 @@ def test_a_wrong_share_is_refused(share: Any) -> None:
 @pytest.mark.parametrize("framework", SEMI_SUPERVISED)
 def test_every_framework_can_select_by_class(framework: str) -> None:
     trainer = trainer_of(framework)
-    trainer.selection = MostReliable(11, 0.5)
+    trainer.limits = ClassLimits(11, 0.5)
     batch = batch_of(trainer)
     loss, parts = trainer(batch, STEPS - 1)
     assert loss.isfinite()
-    assert "selection.limits" in trainer.state_dict()
-    assert (trainer.selection.limits > 0).any()
-    trainer.selection = None
+    assert "limits.values" in trainer.state_dict()
+    assert (trainer.limits.values > 0).any()
+    trainer.limits = None
     _, strict = trainer(batch, STEPS - 1)
     name = next(name for name in parts if name != "supervised")
     assert parts[name].item() > 0
@@ -214,29 +198,6 @@ def test_u2pl_leaves_out_ever_fewer_pixels(iteration: int, share: float) -> None
     found = trainer.unsupervised_loss(logits, targets, wrong != IGNORE_INDEX)
     kept = torch.nn.functional.cross_entropy(logits, wrong, reduction="none").flatten()[: round(100 * (1 - share))]
     torch.testing.assert_close(found, kept.mean() / (1 - share))
-
-
-@pytest.mark.parametrize("framework", SEMI_SUPERVISED)
-def test_the_head_may_learn_from_what_teaches(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(framework, with_head=True)
-    trainer.selection, trainer.selected_points = MostReliable(11, 0.5), True
-    seen: list[UnlabeledBatch] = []
-    forward = PrototypeHead.forward
-
-    def noted(head: PrototypeHead, labeled: Any, unlabeled: Any = None, **options: Any) -> Any:
-        seen.append(unlabeled)
-        return forward(head, labeled, unlabeled, **options)
-
-    monkeypatch.setattr(PrototypeHead, "forward", noted)
-    batch = batch_of(trainer)
-    trainer(batch, STEPS - 1)
-    trainer.selected_points = False
-    trainer(batch, STEPS - 1)
-    chosen, everything = seen
-    taught = chosen.pseudo_labels != IGNORE_INDEX
-    assert torch.equal(chosen.confidence, taught.float())
-    assert taught.any()
-    assert torch.isin(everything.confidence, torch.tensor([0.0, 1.0])).float().mean() < 0.1
 
 
 def opinion(kind: str) -> tuple[Tensor, Tensor]:
