@@ -86,6 +86,7 @@ CONFIG: dict[str, Any] = {
     "momentum": 0.5,
     "misclassified_weight": 2.5,
     "point_balance": 0.5,
+    "pseudo_label_share": 0.5,
     "loss_weight": 0.25,
     "align_corners": False,
     "ignore_index": 99,
