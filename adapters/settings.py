@@ -19,19 +19,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DEVICES = (None, "cpu", "cuda")
 
 
-class Preset(NamedTuple):
-    """Official settings for a dataset: the hyper-parameters, and the epochs of warm-up and collect."""
+class Official(NamedTuple):
+    """Official settings for a dataset: the preset of the hyper-parameters, and the epochs of warm-up and collect."""
 
-    config: Callable[..., BRPGConfig]
+    preset: str
     warmup: int
     collect: int
 
 
-PRESETS = {
-    "cityscapes": Preset(BRPGConfig.cityscapes, warmup=3, collect=3),
-    "coco": Preset(BRPGConfig.coco, warmup=1, collect=1),
+PRESETS: dict[str, Callable[..., BRPGConfig]] = {
+    name: getattr(BRPGConfig, name) for name in ("pascal", "cityscapes", "coco", "small_data")
 }
-DEFAULT = Preset(BRPGConfig.pascal, warmup=1, collect=1)
+OFFICIAL = {"cityscapes": Official("cityscapes", warmup=3, collect=3), "coco": Official("coco", warmup=1, collect=1)}
+DEFAULT = Official("pascal", warmup=1, collect=1)
 
 CONFIG_KEYS = tuple(field.name for field in dataclasses.fields(BRPGConfig))
 SCHEDULE_KEYS = tuple(inspect.signature(Schedule.from_epochs).parameters.keys() - {"iters_per_epoch"})
@@ -92,7 +92,7 @@ class Settings:
             repr(section),
         )
         given: dict[str, Any] = dict(section) if isinstance(section, Mapping) else {}
-        own = ("enabled", "feature_dim", "seed", "queue_dtype", "queue_device")
+        own = ("enabled", "preset", "feature_dim", "seed", "queue_dtype", "queue_device")
         _refuse_unknown(given, (*own, *CONFIG_KEYS, *SCHEDULE_KEYS))
         enabled = given.get("enabled", True)
         require(isinstance(enabled, bool), "brpg.enabled", "true or false", repr(enabled))
@@ -106,10 +106,13 @@ class Settings:
         seed, feature_dim = given.get("seed", 0), given.get("feature_dim", feature_dim)
         require_integer("brpg.seed", seed, 0)
         require_integer("brpg.feature_dim", feature_dim, 1)
-        preset = next((preset for name, preset in PRESETS.items() if dataset.startswith(name)), DEFAULT)
-        lengths = {"warmup": preset.warmup, "collect": preset.collect, "total": epochs}
+        official = next((official for name, official in OFFICIAL.items() if dataset.startswith(name)), DEFAULT)
+        preset = given.get("preset", official.preset)
+        is_known = isinstance(preset, str) and preset in PRESETS
+        require(is_known, "brpg.preset", f"one of {', '.join(PRESETS)}", repr(preset))
+        lengths = {"warmup": official.warmup, "collect": official.collect, "total": epochs}
         with named_as_in_the_yaml():
-            config = preset.config(**({"ignore_index": ignore_index} | _pick(given, CONFIG_KEYS)))
+            config = PRESETS[preset](**({"ignore_index": ignore_index} | _pick(given, CONFIG_KEYS)))
         with named_as_in_the_yaml(f" (in iterations, {iters_per_epoch} per epoch)"):
             schedule = Schedule.from_epochs(**(lengths | _pick(given, SCHEDULE_KEYS)), iters_per_epoch=iters_per_epoch)
         return cls(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from brpg_lib.config import SMALL_DATA
 from brpg_lib.examples.apart import result_of, run_apart
 from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen
 from brpg_lib.examples.progress import progress_bar
@@ -55,7 +56,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         root=arguments.root,
         split=arguments.split,
         num_classes=arguments.num_classes,
-        overrides={"pseudo_label_share": 0.5},
+        overrides=SMALL_DATA,
         **chosen(arguments),
     )
     for flag, value, least in (

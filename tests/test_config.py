@@ -98,6 +98,8 @@ def test_presets() -> None:
     assert BRPGConfig.pascal() == BRPGConfig()
     assert BRPGConfig.cityscapes() == BRPGConfig()
     assert BRPGConfig.coco() == BRPGConfig(rare_class_fallback=True)
+    assert BRPGConfig.small_data() == BRPGConfig(pseudo_label_share=0.5, loss_weight=0.3)
+    assert BRPGConfig.small_data(loss_weight=1.0) == BRPGConfig(pseudo_label_share=0.5)
     assert BRPGConfig.coco(rare_class_fallback=False, momentum=0.9) == BRPGConfig(momentum=0.9)
     with pytest.raises(TypeError, match="unknown"):
         BRPGConfig.pascal(unknown=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from brpg_lib import limits as module_of_limits
 from brpg_lib.limits import BINS, FEWEST, HIGHEST, LOOKED_AT, MEMORY, ClassLimits
 
 
@@ -90,12 +88,6 @@ def test_without_a_share_there_are_no_limits() -> None:
 def test_a_wrong_share_is_refused(share: Any) -> None:
     with pytest.raises(ValueError, match="share: expected"):
         ClassLimits(2, share)
-
-
-def test_the_example_runs() -> None:
-    found = doctest.testmod(module_of_limits)
-    assert found.attempted == 6
-    assert found.failed == 0
 
 
 # --- In the head ------------------------------------------------------------------------------------------------------

@@ -162,6 +162,13 @@ def test_presets(section: Any, dataset: str, config: BRPGConfig, epochs: int) ->
     assert head.queue.dtype == torch.float32
 
 
+def test_the_section_may_name_another_preset() -> None:
+    head = plugin({"preset": "small_data", "loss_weight": 0.2}, dataset="cityscapes").head
+    assert head.config == BRPGConfig.small_data(loss_weight=0.2)
+    assert head.schedule == plugin(dataset="cityscapes").head.schedule, "the lengths are of the dataset"
+    assert plugin({"preset": "coco"}).head.config == BRPGConfig.coco()
+
+
 def test_the_section_is_stronger_than_preset_and_script() -> None:
     section = {"rare_class_fallback": False, "ignore_index": 200, "feature_dim": 8, "total": 30}
     head = plugin(section, dataset="coco", ignore_index=254).head
@@ -194,6 +201,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("fixed_threshold_classes", value) for value in (1, "1", ["a"], [-1], None)),
     *((key, value) for key in ("separate_confidence", "align_corners", "enabled") for value in (0, "no", None, [True])),
     *((key, value) for key in ("dispersion", "centroid") for value in ("L1", None, 1, ["mean"])),
+    *(("preset", value) for value in ("voc", "to_dict", None, 1, ["coco"])),
     *(("queue_dtype", value) for value in ("float", "float64", None, 32, ["float32"], {})),
     *(("queue_device", value) for value in ("gpu", 0, "cuda:1", ["cpu"])),
 ]
