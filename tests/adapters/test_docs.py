@@ -92,7 +92,7 @@ def test_the_tables() -> None:
 def test_the_section_of_the_yaml() -> None:
     yaml = pytest.importorskip("yaml")
     section = yaml.safe_load(block("yaml", "enabled"))["brpg"]
-    own = {"enabled", "feature_dim", "seed", "queue_dtype", "queue_device"}
+    own = {"enabled", "preset", "feature_dim", "seed", "queue_dtype", "queue_device"}
     assert own <= section.keys() <= own | set(CONFIG_KEYS) | set(SCHEDULE_KEYS)
 
 
