@@ -92,6 +92,9 @@ def test_page(tmp_path: Path) -> None:
     assert (tmp_path / accuracy_report.PICTURE).stat().st_size > 5000
 
 
+WHEN = ("warmup", "min_rows", "max_collect", "recluster_every")
+
+
 def test_variants_differ_from_the_head_in_what_they_say() -> None:
     arguments = accuracy.parser().parse_args(
         ["--seeds", "0", "--frameworks", "u2pl", "--set", "momentum=0.9", "--variants", *accuracy.VARIANTS]
@@ -100,7 +103,7 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
     runs = {run.variant: run.settings for run in accuracy.runs_of(arguments)}
 
     def all_of(settings: Settings) -> dict[str, Any]:
-        schedule = {"recluster_every": settings.schedule.recluster_every}
+        schedule = {name: getattr(settings.schedule, name) for name in WHEN}
         own = {name: value for name, value in settings.to_dict().items() if name != "overrides"}
         return own | settings.brpg.to_dict() | schedule
 

@@ -300,6 +300,16 @@ def test_plain_strong_views_are_mixed_only() -> None:
     assert torch.equal(batch.strong[0] * outside, batch.weak * outside)
 
 
+@pytest.mark.parametrize(("framework", "own"), [("mean_teacher", False), ("u2pl", False), ("unimatch", True)])
+def test_colors_are_the_frameworks_unless_the_recipe_says(tiny: Path, framework: str, own: bool) -> None:
+    for asked in (None, True, False):
+        recipe = replace(read_recipe(str(tiny)), framework=framework, colors=asked)
+        batch = Run(recipe, False, tiny.parent, ALONE, workers=0).batches(0)
+        outside = ~batch.boxes[0][:, None]
+        mixed_only = torch.equal(batch.strong[0] * outside, batch.weak * outside)
+        assert mixed_only != (own if asked is None else asked)
+
+
 @given(length=st.integers(1, 300), window=st.integers(1, 100))
 def test_windows_cover_everything(length: int, window: int) -> None:
     found = windows(length, window)
