@@ -24,6 +24,9 @@ bench: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	# mypy sees adapters, examples and benchmarks where an installation has them: in the package.
+	@mkdir -p build/typed/brpg_lib && find build/typed/brpg_lib -type l -delete
+	@ln -s $(CURDIR)/brpg_lib/* $(CURDIR)/adapters $(CURDIR)/examples $(CURDIR)/benchmarks build/typed/brpg_lib/
 	$(VENV)/bin/mypy
 
 test: lint

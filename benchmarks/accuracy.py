@@ -19,9 +19,10 @@ from brpg_lib.benchmarks.accuracy_rows import BASELINE
 from brpg_lib.benchmarks.compare.runs import ALL_LABELS, LABELS_ALONE, REFERENCES
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.examples.apart import result_of, run_apart
+from brpg_lib.examples.data.catalog import DATASETS
 from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen, setting
 from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, Settings
+from brpg_lib.examples.settings import FRAMEWORKS, Settings
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"

@@ -19,9 +19,9 @@ from typing import Any
 import matplotlib
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from rich.console import Console
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from brpg_lib.benchmarks import command
 from brpg_lib.benchmarks.compare.statistics import mean_with_interval
@@ -83,7 +83,7 @@ def member(rank: int, port: int, variant: str, seed: int, epochs: int, folder: P
         run = Run(recipe_of(seed, epochs), True, folder, processes, workers=0)
         head = run.trainer.head
         assert head is not None
-        own = [dist.new_group([index]) for index in range(PROCESSES)][rank]
+        own: Any = [dist.new_group([index]) for index in range(PROCESSES)][rank]
         distances: list[tuple[int, float]] = []
 
         def watch(run: Run) -> None:
@@ -111,7 +111,7 @@ def perform(variant: str, seed: int, epochs: int) -> dict[str, Any]:
     """One training of all processes."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (free_port(), variant, seed, epochs, Path(folder))
-        multiprocessing.spawn(member, arguments, nprocs=PROCESSES)
+        spawn(member, arguments, nprocs=PROCESSES)
         found: dict[str, Any] = json.loads((Path(folder) / "found.json").read_text())
     if not found["distances"]:
         raise ValueError(

@@ -69,7 +69,7 @@ def training_step(kind: type[Trainer], variant: str, preset: Preset, options: Op
     head: Any = None if variant == BASELINE else BranchOnly()
     if variant == HEAD:
         head = learning_head(preset, Inputs.random(replace(preset, crop=33), device))
-    trainer = kind(model, head, ITERATIONS, seed=0).to(device).train()  # type: ignore[arg-type]
+    trainer = kind(model, head, ITERATIONS, seed=0).to(device).train()
     optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1e-3, momentum=0.9)
     data = batch(preset, kind.strong_views, device)
 
@@ -85,6 +85,11 @@ def training_step(kind: type[Trainer], variant: str, preset: Preset, options: Op
     return run
 
 
+def beginning_with(name: str, progress: Progress) -> Progress:
+    """Progress that says of what."""
+    return lambda text: progress(f"{name}, {text}")
+
+
 def measure(options: Options, progress: Progress) -> Result:
     """Both trainers, without, with the branch, and with the head."""
     images = options.preset.images if options.size == "tiny" else IMAGES[options.device.type]
@@ -92,9 +97,7 @@ def measure(options: Options, progress: Progress) -> Result:
     found: dict[str, Any] = {}
     for name, kind in TRAINERS.items():
         runs = {variant: training_step(kind, variant, preset, options) for variant in (BASELINE, BRANCH, HEAD)}
-        timings = race(
-            runs, options.device, options.repeats, lambda text, name=name: progress(f"{name}, {text}"), lead_in=True
-        )  # type: ignore[misc]
+        timings = race(runs, options.device, options.repeats, beginning_with(name, progress), lead_in=True)
         found[name] = {variant: timing.summary() for variant, timing in timings.items()} | shares(timings)
     model = "a tiny network" if options.size == "tiny" else "DeepLabV3 with ResNet-50"
     return {"network": model, "crop": preset.crop, "images": images, "trainers": found}

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from brpg_lib.config import SMALL_DATA
 from brpg_lib.examples.apart import result_of, run_apart
+from brpg_lib.examples.data.catalog import DATASETS
 from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen
 from brpg_lib.examples.progress import progress_bar
 from brpg_lib.examples.report import NAMES, PAGES, write_report
-from brpg_lib.examples.settings import DATASETS, FRAMEWORKS, Settings
+from brpg_lib.examples.settings import FRAMEWORKS, Settings
 
 
 def parser() -> argparse.ArgumentParser:

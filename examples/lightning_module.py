@@ -21,7 +21,7 @@ from brpg_lib.examples.own_trainer import CONFIG, self_training_loss, small_fcn,
 EPOCHS, STEPS = 8, 16
 
 
-class Segmenter(LightningModule):
+class Segmenter(LightningModule):  # type: ignore[misc]
     """Network, projection and head.
 
     Args:

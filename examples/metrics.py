@@ -45,10 +45,13 @@ def mean_of_present(values: list[float | None]) -> float:
 def boundary_band(labels: Tensor, radius: int) -> Tensor:
     """Pixels within ``radius`` of a pixel of another class, ``(B, H, W)`` bool. Ignored pixels make no boundary."""
     ignored = labels == IGNORE_INDEX
-    window = {"kernel_size": 2 * radius + 1, "stride": 1, "padding": radius}
-    top = F.max_pool2d(labels.masked_fill(ignored, -1).float()[:, None], **window)
-    bottom = -F.max_pool2d(-labels.float()[:, None], **window)  # 255 is larger than every class already
-    return ((top > bottom)[:, 0]) & ~ignored
+    top = _highest_near(labels.masked_fill(ignored, -1), radius)
+    bottom = -_highest_near(-labels, radius)  # 255 is larger than every class already
+    return (top > bottom) & ~ignored
+
+
+def _highest_near(labels: Tensor, radius: int) -> Tensor:
+    return F.max_pool2d(labels.float()[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
 
 
 def iou_per_class(confusion: Tensor) -> list[float | None]:

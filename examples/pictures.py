@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 
 def class_colors(count: int) -> np.ndarray:
     """``(count + 1, 3)``: one color per class, then white for ignored pixels."""
-    names = [*plt.get_cmap("tab20").colors[::2], *plt.get_cmap("tab20").colors[1::2], *plt.get_cmap("tab20b").colors]
-    distinct = [c for c in names if max(c) - min(c) > 0.05]
+    first, second = (plt.get_cmap(name)(range(20))[:, :3] for name in ("tab20", "tab20b"))
+    distinct = [tuple(c) for c in (*first[::2], *first[1::2], *second) if max(c) - min(c) > 0.05]
     colors = [(0.25, 0.25, 0.25), *(distinct[i % len(distinct)] for i in range(count - 1))]
     return np.array([*colors, (1.0, 1.0, 1.0)])
 

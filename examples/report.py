@@ -26,6 +26,7 @@ from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -137,7 +138,7 @@ def table(metrics: dict[str, Any]) -> Table:
 def draw(results: Results, settings: Settings, data: SegmentationData, metrics: dict[str, Any]) -> Figure:
     """The whole page."""
     figure = plt.figure(figsize=(18, 13), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(1.3, 1)))
     said = "\n".join(verdict(metrics)[:-1])
     figure.suptitle(f"{settings.framework} on {data.description}, seed {settings.seed}\n{said}", fontsize=13)
     palette = class_colors(len(data.class_names))
@@ -263,13 +264,14 @@ def draw_space(axis: Axes, result: dict[str, Any], data: SegmentationData, palet
     axes = torch.linalg.svd(prototypes - center, full_matrices=False).Vh[:2].T
     chosen = spread(result["point_classes"], 60)
     points = (unit(result["points"][chosen].float(), dim=1) - center) @ axes
-    axis.scatter(*points.T, c=palette[result["point_classes"][chosen]], s=7, alpha=0.45, linewidths=0)
+    axis.scatter(points[:, 0], points[:, 1], c=palette[result["point_classes"][chosen]], s=7, alpha=0.45, linewidths=0)
     places = (prototypes - center) @ axes
     for group, marker, size in ((0, "*", 190), (1, "^", 70)):
         where = groups == group
-        axis.scatter(*places[where].T, c=palette[classes[where]], marker=marker, s=size, edgecolors="black", lw=0.8)
+        x, y = places[where].T
+        axis.scatter(x, y, c=palette[classes[where]], marker=marker, s=size, edgecolors="black", lw=0.8)
     shapes = [("*", 12, "prototype, high confidence"), ("^", 8, "prototype, low confidence"), (".", 7, "feature")]
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], ls="", marker=m, ms=size, mfc="white" if m != "." else "gray", mec="black", label=name)
         for m, size, name in shapes
     ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from brpg_lib.examples.pictures import class_colors, paint, plt
+from brpg_lib.examples.pictures import class_colors, paint
 from brpg_lib.examples.trainers.epochs import Run
 from brpg_lib.examples.trainers.evaluation import predict
 
@@ -18,7 +19,7 @@ EXAMPLES = 4
 def draw(run: Run) -> Figure:
     """The whole page."""
     figure = plt.figure(figsize=(15, 10), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(1, 1.2)))
     final = run.record.validations[-1]
     head = "without" if run.trainer.head is None else "with"
     figure.suptitle(

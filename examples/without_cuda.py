@@ -39,12 +39,12 @@ def stay_on_the_cpu() -> None:
         _init_process_group("gloo", *args, **kwargs)
 
     for owner in (torch.Tensor, nn.Module, torch.UntypedStorage):
-        owner.cuda = itself  # type: ignore[attr-defined, method-assign]
+        setattr(owner, "cuda", itself)  # noqa: B010, a declared attribute may not be assigned to
     torch.cuda.device_count = lambda: 1
     torch.cuda.set_device = lambda device: None
     dist.init_process_group = init_process_group
-    nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[misc]
-    nn.SyncBatchNorm.convert_sync_batchnorm = itself  # type: ignore[method-assign]
+    nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[assignment, misc]
+    setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", itself)  # noqa: B010
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 

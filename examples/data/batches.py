@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from brpg_lib.examples.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes, strong_augment, to_float
 
-Pairs = Sequence[tuple[Tensor, Tensor]]
+
+class Pairs(Protocol):
+    """Images with their labels, by index; what :class:`torch.utils.data.Dataset` and lists of pairs have in common."""
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
+        """Image ``(3, H, W)`` uint8 and label ``(H, W)`` int64."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ class BatchSource(Dataset[Batch]):
 
 
 @dataclass(frozen=True)
-class _WithoutLabels(Sequence[tuple[Tensor, Tensor]]):
+class _WithoutLabels:
     """Replaces every label by zeros, so that after the augmentation it tells the padding and nothing else."""
 
     pairs: Pairs
@@ -165,6 +174,6 @@ class _WithoutLabels(Sequence[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, label = self.pairs[index]
         return image, torch.zeros_like(label)

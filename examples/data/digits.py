@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
-from brpg_lib.examples.data.batches import SegmentationData
+from brpg_lib.examples.data.batches import Pairs, SegmentationData
 
 SCENES = {"labeled": 80, "unlabeled": 800, "test": 200}
 CLASS_NAMES = ("background", *(f"digit {d}" for d in range(10)))
@@ -71,6 +72,9 @@ class DigitScenes(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[index] for index in range(self.length))
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """One scene: image ``(3, size, size)`` uint8 and label ``(size, size)`` int64."""
         if not 0 <= index < self.length:
@@ -98,7 +102,7 @@ class DigitScenes(Dataset[tuple[Tensor, Tensor]]):
         base = rng.uniform(20, 90, 3)
         coarse = (base + rng.uniform(-35, 35, (3, 3, 3))).clip(0, 255).astype(np.uint8)
         field = Image.fromarray(coarse).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(field, np.float32).copy()
+        return np.array(field, np.float32)
 
     def _stroke(self, image: np.ndarray, rng: np.random.Generator) -> None:
         """Draws one straight stroke that belongs to no digit."""
@@ -129,11 +133,13 @@ def load_scenes(size: int, seed: int, all_labels: bool = False) -> SegmentationD
     """The scenes of a seed, by kind; a mirrored digit is no digit."""
     scenes = {name: DigitScenes(name, count, size, seed) for name, count in SCENES.items()}
     counts = ", ".join(f"{count} {name}" for name, count in SCENES.items())
-    labeled: Dataset[tuple[Tensor, Tensor]] = scenes["labeled"]
+    labeled: Pairs = scenes["labeled"]
     if all_labels:
-        labeled = ConcatDataset([labeled, scenes["unlabeled"]])
+        labeled = ConcatDataset([scenes["labeled"], scenes["unlabeled"]])
     return SegmentationData(
-        **(scenes | {"labeled": labeled}),
+        labeled=labeled,
+        unlabeled=scenes["unlabeled"],
+        test=scenes["test"],
         class_names=CLASS_NAMES,
         flip=False,
         scale=(0.9, 1.1),

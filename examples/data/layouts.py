@@ -66,7 +66,8 @@ def to_train_ids(values: np.ndarray, path: Path) -> np.ndarray:
         return values
     table = np.full(256, IGNORE_INDEX, np.int64)
     table[list(CITYSCAPES_IDS)] = range(len(CITYSCAPES_IDS))
-    return table[values.clip(0, 255)]
+    ids: np.ndarray = table[values.clip(0, 255)]
+    return ids
 
 
 LAYOUTS = {

@@ -71,4 +71,5 @@ class CompactNet(Segmenter):
         fine, middle, x = (lateral(m) for lateral, m in zip(self.lateral, maps, strict=True))
         for merge, skip in zip(self.merge, (middle, fine), strict=True):
             x = merge(enlarge(x, skip) + skip)
-        return x
+        decoded: Tensor = x
+        return decoded

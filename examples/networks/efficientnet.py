@@ -57,7 +57,8 @@ class EfficientNetLite0(Segmenter):
         fine, middle, x = (lateral(m) for lateral, m in zip(self.lateral, maps, strict=True))
         for merge, skip in zip(self.merge, (middle, fine), strict=True):
             x = merge(enlarge(x, skip) + skip)
-        return x
+        decoded: Tensor = x
+        return decoded
 
 
 class Encoder(nn.Module):

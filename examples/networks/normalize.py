@@ -21,6 +21,9 @@ class ImageNetNormalize(nn.Module):
         stds: Likewise.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, means: Sequence[float] = MEAN, stds: Sequence[float] = STD) -> None:
         super().__init__()
         mean, std = torch.tensor(means)[:, None, None], torch.tensor(stds)[:, None, None]
@@ -29,5 +32,4 @@ class ImageNetNormalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to the same shape."""
-        normalized: Tensor = images * self.scale + self.shift
-        return normalized
+        return images * self.scale + self.shift

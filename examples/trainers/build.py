@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
-from brpg_lib import BRPGConfig, PrototypeHead, Schedule
+from brpg_lib import PrototypeHead, Schedule
 from brpg_lib.examples.networks import build_network
+from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.limits import ClassLimits
 
 
-class Choices(Protocol):
-    """What both :class:`~brpg_lib.examples.settings.Settings` and :class:`~brpg_lib.examples.recipe.Recipe` say."""
-
-    framework: str
-    data: str
-    network: str
-    pretrained: bool
-    feature_dim: int
-    loss: str
-    class_share: float | None
-    second_opinion: str | None
-    seed: int
-
-    @property
-    def brpg(self) -> BRPGConfig:
-        """The head's hyper-parameters."""
-
-
-def build(choices: Choices, num_classes: int, steps: int, schedule: Schedule | None, width: int = 32) -> Trainer:
+def build(
+    choices: Settings | Recipe, num_classes: int, steps: int, schedule: Schedule | None, width: int = 32
+) -> Trainer:
     """A trainer on the CPU; the shared weights are the same with and without the head.
 
     Args:

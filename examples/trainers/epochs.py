@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Subset
 
 from brpg_lib import Schedule
 from brpg_lib.distributed import all_reduce_sum, keep_out_of_ddp, require_same_everywhere
-from brpg_lib.examples.data.batches import BatchSource, seed_iteration
+from brpg_lib.examples.data.batches import BatchSource, Pairs, seed_iteration
 from brpg_lib.examples.memory import peak_memory
 from brpg_lib.examples.processes import Processes, average_statistics, first_alone, share_statistics
 from brpg_lib.examples.recipe import Recipe
@@ -120,16 +119,16 @@ class Run:
         self.trial = trial
         with first_alone(processes):
             self.data = recipe.load_data()
-        self.test = self.data.test
+        self.test: Pairs = self.data.test
         if trial:
-            self.test = Subset(self.data.test, range(min(2 * processes.ranks, len(self.data.test))))
+            self.test = [self.data.test[i] for i in range(min(2 * processes.ranks, len(self.data.test)))]
         self.plan = plan_of(recipe, len(self.data.unlabeled), trial)
         schedule = self.plan.schedule if with_head else None
         self.trainer = build(recipe, len(self.data.class_names), self.plan.steps, schedule)
         self.trainer.supervised_only = self.plan.supervised_only
         device = processes.device
         if processes.ranks > 1 and device.type == "cuda":
-            self.trainer = share_statistics(self.trainer)
+            share_statistics(self.trainer)
         self.trainer.to(device)
         self.batches = BatchSource(
             self.data,
@@ -212,7 +211,8 @@ class Run:
         # each process keeps its own running statistics, and they are averaged when they are needed
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(self.trainer, device_ids=devices, **{option: False})
+        options: dict[str, Any] = {"device_ids": devices, option: False}
+        return DistributedDataParallel(self.trainer, **options)
 
     def _precision(self) -> torch.autocast:
         kind: torch.dtype = getattr(torch, self.recipe.precision)

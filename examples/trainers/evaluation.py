@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from brpg_lib.examples.data.augment import to_float
 from brpg_lib.examples.data.batches import Pairs
@@ -70,7 +71,11 @@ def score(
     """
     own = range(processes.rank, len(pairs), processes.ranks)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        pairs, batch_size=None, sampler=own, num_workers=workers, generator=torch.Generator()
+        cast(Dataset[tuple[Tensor, Tensor]], pairs),
+        batch_size=None,
+        sampler=own,
+        num_workers=workers,
+        generator=torch.Generator(),
     )
     predicted = ((predict(model, image, processes.device, window)[None], label[None]) for image, label in loader)
     return evaluate(predicted, num_classes, processes.device)

@@ -57,7 +57,7 @@ def train(
     )
     optimizer = optimizer_of(settings, trainer.model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations, settings.rise))
-    run = {"iteration": 0, "seconds": 0.0, "history": {}, "phases": [], "peak_memory": 0.0}
+    run: dict[str, Any] = {"iteration": 0, "seconds": 0.0, "history": {}, "phases": [], "peak_memory": 0.0}
     parts = {"trainer": trainer, "optimizer": optimizer, "scheduler": scheduler}
     if resume and checkpoint.is_file():
         run = load(checkpoint, settings, parts)
@@ -100,7 +100,8 @@ def optimizer_of(settings: Settings, model: Segmenter) -> torch.optim.Optimizer:
     """AdamW; a pretrained encoder learns more slowly than what starts from random weights."""
     rate = settings.learning_rate
     new = [p for module in model.new_modules() for p in module.parameters()]
-    old = list(model.encoder.parameters())
+    known = set(map(id, new))
+    old = [p for p in model.parameters() if id(p) not in known]
     factor = settings.encoder_rate if settings.pretrained else 1.0
     groups = [{"params": old, "lr": factor * rate}, {"params": new, "lr": rate}]
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
@@ -108,7 +109,7 @@ def optimizer_of(settings: Settings, model: Segmenter) -> torch.optim.Optimizer:
 
 def poly(iteration: int, total: int, rise: float) -> float:
     """Linear rise over a share of the iterations, then polynomial decay of power 0.9."""
-    return min(1.0, (iteration + 1) / max(1.0, rise * total)) * max(0.0, 1 - iteration / total) ** 0.9
+    return min(1.0, (iteration + 1) / max(1.0, rise * total)) * float(max(0.0, 1 - iteration / total) ** 0.9)
 
 
 def save(path: Path, settings: Settings, parts: dict[str, Any], run: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def with_second_opinion(probability: Tensor, weak: Prediction, head: PrototypeHe
     Returns:
         ``(B, C, H, W)``.
     """
-    if head.phase is not Phase.LEARN:
+    if head.phase is not Phase.LEARN or weak.features is None:
         return probability
     batch, dim, *_ = weak.features.shape
     similarity = head.bank.similarity(weak.features.movedim(1, -1).reshape(-1, dim))
