@@ -1,9 +1,8 @@
 """brpg-lib: boundary-refined prototypes for semi-supervised segmentation trainers."""
 
-from pathlib import Path
-
 from brpg_lib.bank import PrototypeBank
 from brpg_lib.batches import LabeledBatch, Samples, UnlabeledBatch
+from brpg_lib.beside import find_subpackages
 from brpg_lib.clusterer import OnlineClusterer, Prototypes
 from brpg_lib.config import BRPGConfig
 from brpg_lib.head import HeadOutput, PrototypeHead
@@ -39,7 +38,4 @@ __all__ = [
     "prototype_contrastive_loss",
 ]
 
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file():
-    # In a source checkout adapters/, examples/ and benchmarks/ lie beside this package; installed, inside it.
-    __path__.append(str(_checkout))
+find_subpackages()

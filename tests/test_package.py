@@ -71,10 +71,17 @@ def test_subpackages_of_the_checkout(tmp_path: Path) -> None:
     assert [Path(file) for file in found] == [ROOT / name / "__init__.py" for name in SUBPACKAGES]
 
 
+@pytest.mark.parametrize("name", ["tests", "pyproject", "docs", "brpg_lib"])
+def test_nothing_else_of_the_checkout_is_a_subpackage(name: str, tmp_path: Path) -> None:
+    code = f"import importlib.util, brpg_lib; print(importlib.util.find_spec('brpg_lib.{name}'))"
+    assert python(code, ROOT, tmp_path).strip() == "None"
+
+
 def test_no_file_of_the_package_imports_upwards() -> None:
     """A module imports only from those nearer the ground."""
     order = (
         "version",
+        "beside",
         "notices",
         "validation",
         "schedule",
