@@ -22,8 +22,8 @@ PRELOADED = [
     "torch._dynamo",  # which the first optimizer would import
     "torch.distributed",
     "brpg_lib",
-    "brpg_lib.kernels.lloyd_numba",
-    "brpg_lib.kernels.taps_numba",
+    "brpg_lib.kernels.lloyd.numba_lloyd",
+    "brpg_lib.kernels.taps.numba_taps",
     "builders",
 ]
 os.environ.setdefault(

@@ -11,7 +11,7 @@ import pytest
 CODE = """
 import torch
 torch.set_num_threads(1)
-import brpg_lib.kernels.lloyd_numba
+import brpg_lib.kernels.lloyd.numba_lloyd
 import numba
 print(numba.config.NUMBA_NUM_THREADS)
 """

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from brpg_lib.kernels import kmeans as kmeans_module
 from brpg_lib.kernels.kmeans import Clustering, kmeans
+from brpg_lib.kernels.kmeans.descent import Descent, Rows, descend
 from brpg_lib.kernels.lloyd import installed, load
 
 
@@ -131,10 +131,8 @@ def test_an_empty_center_moves_to_rows_far_from_the_others() -> None:
     rows = torch.cat([m + 0.1 * clusters(40, 1, 2, i) for i, m in enumerate(middle)])[None]
     start = torch.tensor([[[[0.0, 0.0], [10.0, 0.0], [500.0, 500.0]]]])
     allowed, active = torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
-    every = kmeans_module._Rows(rows, torch.tensor([120]), torch.zeros(1, 2), None)
-    found = kmeans_module._descend(
-        load("torch"), every, kmeans_module._Descent.start(start, active), allowed, 50, torch.tensor([[1e-7]])
-    )
+    every = Rows(rows, torch.tensor([120]), torch.zeros(1, 2), None)
+    found = descend(load("torch"), every, Descent.start(start, active), allowed, 50, torch.tensor([[1e-7]]))
     assert found.counts[0, 0].tolist() == [40, 40, 40]
     assert torch.cdist(found.centers[0, 0], middle).amin(1).max() < 1
 

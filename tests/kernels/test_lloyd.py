@@ -130,7 +130,7 @@ def test_more_rows_than_one_task_takes(backend: str, length: int) -> None:
 )
 def test_later_passes_skip_no_row_that_changes(seed, clusters, dim, steps, far):
     """Numba's passes read only rows whose center may have changed: each must find what a first pass finds."""
-    numba_lloyd = pytest.importorskip("brpg_lib.kernels.lloyd_numba").NumbaLloyd
+    numba_lloyd = pytest.importorskip("brpg_lib.kernels.lloyd.numba_lloyd").NumbaLloyd
     rows, num_rows, shift, centers = problem(seed, [60, 0, 5], 2, clusters, dim)
     rows, shift = rows + far, shift + far
     allowed = torch.arange(clusters) < torch.tensor([clusters, 0, 1])[:, None]
@@ -146,7 +146,7 @@ def test_later_passes_skip_no_row_that_changes(seed, clusters, dim, steps, far):
 
 
 def test_threads_do_not_matter() -> None:
-    numba_lloyd = pytest.importorskip("brpg_lib.kernels.lloyd_numba").NumbaLloyd
+    numba_lloyd = pytest.importorskip("brpg_lib.kernels.lloyd.numba_lloyd").NumbaLloyd
     rows, num_rows, shift, centers = problem(0, [9000, 5000, 100], 2, 3, 16)
     allowed, active = torch.ones(3, 3, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)
     threads, found = torch.get_num_threads(), []
@@ -177,7 +177,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from brpg_lib.kernels.lloyd_triton import _pass
+from brpg_lib.kernels.lloyd.triton_lloyd import _pass
 
 pointers = {"num_rows": "*i64", "index": "*i64", "allowed": "*u8", "active": "*u8"}
 floats = ("shift", "centers", "weights", "sums", "counts", "total")

@@ -1,20 +1,11 @@
-"""One k-means pass over many ragged groups of rows: what every backend computes, and which backend runs where."""
+"""What one k-means pass over many ragged groups of rows takes and finds, whichever backend runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
-
-from brpg_lib.kernels.optional import works
-
-BACKENDS = ("triton", "numba", "torch")
-"""Fastest first; each serves some devices and storage types, the last one all."""
-
-MIN_TRITON = (3, 2)
-MAX_TRITON_CLUSTERS, MAX_TRITON_DIM = 16, 1024
 
 
 class Pass(NamedTuple):
@@ -63,46 +54,3 @@ LloydFactory = Callable[[Tensor, Tensor, Tensor, Tensor | None], Lloyd]
 The first ``num_rows[g]`` rows of group g count, or those at the first ``num_rows[g]`` places of ``index[g]``. ``shift``
 is a point near the rows of each group, which keeps float32 exact enough for data far from the origin.
 """
-
-
-def choose(rows: Tensor, max_clusters: int) -> str:
-    """The fastest backend for these rows: one of :data:`BACKENDS`."""
-    device = _device_type(rows)
-    fits_triton = max_clusters <= MAX_TRITON_CLUSTERS and rows.shape[-1] <= MAX_TRITON_DIM
-    if device == "cuda" and fits_triton and installed("triton"):
-        return "triton"
-    if device == "cpu" and rows.dtype == torch.float32 and installed("numba"):
-        return "numba"
-    return "torch"
-
-
-def installed(backend: str) -> bool:
-    """Whether what a backend needs is there, recent enough, and can be imported; warns where only the last fails."""
-    return backend == "torch" or works(backend, lambda: load(backend))
-
-
-def _device_type(rows: Tensor) -> str:
-    return rows.device.type
-
-
-def load(backend: str) -> LloydFactory:
-    """The implementation of a backend, imported when it is first used.
-
-    Raises:
-        ImportError: What the backend needs is not installed.
-    """
-    if backend == "triton":
-        import triton
-
-        if tuple(int(part) for part in triton.__version__.split(".")[:2]) < MIN_TRITON:
-            raise ImportError(f"triton {'.'.join(map(str, MIN_TRITON))} or newer is needed, found {triton.__version__}")
-        from brpg_lib.kernels.lloyd_triton import TritonLloyd
-
-        return TritonLloyd
-    if backend == "numba":
-        from brpg_lib.kernels.lloyd_numba import NumbaLloyd
-
-        return NumbaLloyd
-    from brpg_lib.kernels.lloyd_torch import TorchLloyd
-
-    return TorchLloyd

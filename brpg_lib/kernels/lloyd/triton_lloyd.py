@@ -5,21 +5,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from brpg_lib.kernels.lloyd import Pass, inertia_about_means
+from brpg_lib.kernels.lloyd.interface import Pass, inertia_about_means
 
 _CHUNK = 512  # rows that a program adds up; fixed, so that sums have one order on every GPU
 _WARP_TILE = 2048  # elements that a warp holds, of the rows as of the sums: more would not fit its registers
 
 
 class TritonLloyd:
-    """Passes over rows in float32, bfloat16 or float16; see :class:`~brpg_lib.kernels.lloyd.Lloyd`."""
+    """Passes over rows in float32, bfloat16 or float16; see :class:`~brpg_lib.kernels.lloyd.interface.Lloyd`."""
 
     def __init__(self, rows: Tensor, num_rows: Tensor, shift: Tensor, index: Tensor | None = None) -> None:
         self.rows, self.num_rows, self.shift, self.index = rows, num_rows, shift.contiguous(), index
         self.length = rows.shape[1] if index is None else index.shape[1]
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
-        """See :meth:`brpg_lib.kernels.lloyd.Lloyd.__call__`."""
+        """See :meth:`brpg_lib.kernels.lloyd.interface.Lloyd.__call__`."""
         groups, sets, clusters, dim = centers.shape
         centers = centers.contiguous()
         chunks = triton.cdiv(self.length, _CHUNK)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from brpg_lib.kernels.blocks import blocks, take
-from brpg_lib.kernels.lloyd import Pass, inertia_about_means
+from brpg_lib.kernels.lloyd.interface import Pass, inertia_about_means
 
 
 class TorchLloyd:
-    """Passes as batched matrix products, block by block; see :class:`~brpg_lib.kernels.lloyd.Lloyd`."""
+    """Passes as batched matrix products, block by block; see :class:`~brpg_lib.kernels.lloyd.interface.Lloyd`."""
 
     def __init__(self, rows: Tensor, num_rows: Tensor, shift: Tensor, index: Tensor | None = None) -> None:
         if index is not None:
@@ -24,7 +24,7 @@ class TorchLloyd:
         self.total = total
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
-        """See :meth:`brpg_lib.kernels.lloyd.Lloyd.__call__`."""
+        """See :meth:`brpg_lib.kernels.lloyd.interface.Lloyd.__call__`."""
         if weights is not None and self.index is not None:
             weights = weights.gather(1, self.index)
         sums = torch.zeros(centers.shape, dtype=torch.float64, device=centers.device)

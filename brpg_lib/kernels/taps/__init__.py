@@ -40,9 +40,9 @@ def weighted_taps(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) 
         flat = maps.movedim(1, 3).flatten(1, 2)
         values = (flat[image, places].float() * weights[..., None]).sum(0)
     elif _compiled(maps.dtype):
-        from brpg_lib.kernels import taps_numba
+        from brpg_lib.kernels.taps import numba_taps
 
-        values = taps_numba.gather(maps.flatten(2), image, places, weights)
+        values = numba_taps.gather(maps.flatten(2), image, places, weights)
     else:
         values = torch.empty(len(image), maps.shape[1])
         for index, members in _per_image(image, len(maps)):
@@ -77,9 +77,9 @@ def _spread(
         spread = total.to(dtype).view(batch, height, width, channels).movedim(3, 1)
         return spread.contiguous() if by_channel else spread
     if _compiled(torch.float32):
-        from brpg_lib.kernels import taps_numba
+        from brpg_lib.kernels.taps import numba_taps
 
-        spread = taps_numba.spread(gradient.contiguous(), image, places, weights, (batch, channels, height * width))
+        spread = numba_taps.spread(gradient.contiguous(), image, places, weights, (batch, channels, height * width))
     else:
         spread = torch.zeros(batch, channels, height * width)
         for index, members in _per_image(image, batch):
@@ -139,4 +139,5 @@ def _per_image(image: Tensor, num_images: int) -> Iterator[tuple[int, slice | Te
 @cache
 def _compiled(dtype: torch.dtype) -> bool:
     """Whether there are compiled loops for maps of this type."""
-    return dtype == torch.float32 and works("numba", lambda: importlib.import_module("brpg_lib.kernels.taps_numba"))
+    module = "brpg_lib.kernels.taps.numba_taps"
+    return dtype == torch.float32 and works("numba", lambda: importlib.import_module(module))

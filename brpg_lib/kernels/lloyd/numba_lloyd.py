@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from brpg_lib.kernels.compiled import FAST, compiled, numba, torch_threads
-from brpg_lib.kernels.lloyd import Pass, inertia_about_means
+from brpg_lib.kernels.lloyd.interface import Pass, inertia_about_means
 
 _CHUNK = 4096  # rows that one task adds up; fixed, so that results do not depend on the number of threads
 _BLOCK = 256  # rows that stay in the cache while several sets of centers look at them
 
 
 class NumbaLloyd:
-    """Passes over float32 rows in host memory; see :class:`~brpg_lib.kernels.lloyd.Lloyd`.
+    """Passes over float32 rows in host memory; see :class:`~brpg_lib.kernels.lloyd.interface.Lloyd`.
 
     The first pass reads every row and notes how much nearer its center is than the next one. Centers can eat up this
     margin only by moving (Hamerly 2010), so that later passes read just the rows whose margin is used up.
@@ -32,7 +32,7 @@ class NumbaLloyd:
         self.centers: Tensor | None = None
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
-        """See :meth:`brpg_lib.kernels.lloyd.Lloyd.__call__`."""
+        """See :meth:`brpg_lib.kernels.lloyd.interface.Lloyd.__call__`."""
         groups, sets, clusters, dim = centers.shape
         first = self.centers is None
         if self.centers is None:
