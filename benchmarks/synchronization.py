@@ -90,7 +90,7 @@ def member(rank: int, port: int, variant: str, seed: int, epochs: int, folder: P
             if not head.settled:
                 return
             if variant == VARIANTS[1]:
-                head.process_group = own
+                head.team.process_group = own
             if run.record.step % LOOK_EVERY == 0 or run.record.step == run.plan.steps:
                 distances.append((run.record.step, distance(head.bank.prototypes, head.bank.mask)))
 

@@ -163,16 +163,31 @@ class Samples:
         return Samples(features, classes, groups, confidence, torch.zeros_like(self.dropped))
 
 
-def require_same_device(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, device: torch.device) -> None:
-    """Require both batches on the module's device.
+def check_step(labeled: object, unlabeled: object, prototypes: Tensor, ignore_index: int, needs_logits: bool) -> None:
+    """Check the batches of a step against the prototypes that they will be compared with.
+
+    Args:
+        labeled: A :class:`LabeledBatch`.
+        unlabeled: An :class:`UnlabeledBatch` or None.
+        prototypes: ``(C, ..., D)``, on the device where the batches have to be.
+        ignore_index: Label of pixels without a class.
+        needs_logits: Whether labeled pixels are sampled.
 
     Raises:
-        ValueError: A batch lies elsewhere; the message names it.
+        ValueError: A batch does not fit; the message names the field.
     """
+    device, num_classes, feature_dim = prototypes.device, prototypes.shape[0], prototypes.shape[-1]
+    require(isinstance(labeled, LabeledBatch), "labeled", "a LabeledBatch", type(labeled).__name__)
+    known = unlabeled is None or isinstance(unlabeled, UnlabeledBatch)
+    require(known, "unlabeled", "an UnlabeledBatch or None", type(unlabeled).__name__)
     for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)):
-        if batch is not None:
+        if isinstance(batch, (LabeledBatch, UnlabeledBatch)):
             found = batch.features.device
             require(found == device, f"{name}.features", f"a tensor on {device}, like the module", found)
+            batch.check(num_classes, feature_dim, ignore_index)
+    if needs_logits and isinstance(labeled, LabeledBatch):
+        expected = "logits (B, C, h, w) in the collect phase"
+        require(labeled.logits is not None, "labeled.logits", expected, None)
 
 
 def _require_map(field: str, value: object) -> None:

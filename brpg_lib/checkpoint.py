@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from brpg_lib.notices import warn
+from brpg_lib.state import StateModule
 from brpg_lib.validation import require
 
 VERSION = 3
@@ -25,6 +31,80 @@ SHAPING = (
 BEFORE: dict[str, Any] = {"config.point_balance": 0.0, "config.pseudo_label_share": None}
 """What the library did before it had a setting, which older checkpoints do not mention."""
 PROGRESS = ("version", "iteration", "seed")
+
+
+class Resumable(StateModule):
+    """A module whose state dict says of which kind it is, and loads into its own kind only."""
+
+    _strict = True
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same where its state is loaded, as plain JSON values."""
+
+    @abstractmethod
+    def progress(self) -> dict[str, Any]:
+        """What the state says beside its tensors."""
+
+    @abstractmethod
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Take over the :meth:`progress` of a checkpoint."""
+
+    @abstractmethod
+    def added_since(self, version: int) -> dict[str, Tensor]:
+        """What states of an older version lack, as it was then."""
+
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint says beside the buffers: packed JSON."""
+        return pack({"version": VERSION} | self.identity() | self.progress())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what a checkpoint says, so that the same draws follow."""
+        self.go_on(unpack(state))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Go on from a checkpoint of this or an older version of the library, in any phase, with any number of ranks.
+
+        Args:
+            state_dict: From ``state_dict()``.
+            strict: Whether the head that wrote it has to be like this one in all settings. With ``False`` only sizes
+                have to fit: settings such as ``temperature`` may be others (a warning names them), and without
+                ``_extra_state`` the iteration stays as it is. The ``load_state_dict`` of a model that holds the head
+                does not pass this on: there, all settings have to be the same.
+            assign: As in ``torch.nn.Module``.
+
+        Returns:
+            Missing and unexpected keys.
+
+        Raises:
+            ValueError: It is the state of another head; the message names every difference. Nothing was changed.
+            RuntimeError: A key is missing or unexpected, with ``strict``.
+        """
+        self._strict = strict
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        finally:
+            self._strict = True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None:
+            values = unpack(saved)
+            require_loadable(self.identity(), values, self._strict)
+            for name, value in self.added_since(values["version"]).items():
+                state_dict.setdefault(prefix + name, value)  # in place: a copy would not reach the submodules
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def pack(values: dict[str, Any]) -> Tensor:
+    """Plain JSON values as a ``(n,)`` uint8 tensor: file formats such as safetensors hold nothing but tensors."""
+    return torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8)
+
+
+def unpack(packed: Tensor) -> dict[str, Any]:
+    """Inverse of :func:`pack`."""
+    values: dict[str, Any] = json.loads(bytes(packed.cpu().tolist()))
+    return values
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,3 +18,16 @@ def warn(text: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, UserWarning, stacklevel=level)
+
+
+class OneTimeWarnings:
+    """Warns of each thing once."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def warn(self, name: str, text: str) -> None:
+        """Warn with ``text``, unless a warning of that name was given already."""
+        if name not in self._given:
+            self._given.add(name)
+            warn(text)

@@ -1,13 +1,11 @@
-"""A module whose buffers are state to keep exact, and what else a checkpoint says."""
+"""A module whose buffers are state to keep exact."""
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 Self = TypeVar("Self", bound="StateModule")
@@ -39,14 +37,3 @@ class StateModule(nn.Module):
         base: Any = super()  # nn.Module declares no types here
         base._apply(move, recurse)
         return self
-
-
-def pack(values: dict[str, Any]) -> Tensor:
-    """Plain JSON values as a ``(n,)`` uint8 tensor: file formats such as safetensors hold nothing but tensors."""
-    return torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8)
-
-
-def unpack(packed: Tensor) -> dict[str, Any]:
-    """Inverse of :func:`pack`."""
-    values: dict[str, Any] = json.loads(bytes(packed.cpu().tolist()))
-    return values

@@ -10,7 +10,7 @@ import torch
 from builders import CLASSES, DIM, fresh, labeled, unlabeled
 
 from brpg_lib import LabeledBatch, UnlabeledBatch
-from brpg_lib.batches import require_same_device
+from brpg_lib.batches import check_step
 
 B, D, C, H, W, h, w = 2, DIM, CLASSES, 17, 21, 9, 11
 FLOAT_MAPS = (torch.zeros(B, D, h), torch.zeros(B, D, h, w, 1), torch.zeros(B, D, h, w, dtype=torch.int64), None, "map")
@@ -141,8 +141,9 @@ def test_weak_views_may_differ_in_number_and_size() -> None:
 
 def test_device_is_checked_for_both_batches() -> None:
     elsewhere = UnlabeledBatch(*(t.to("meta") for t in (torch.zeros(B, D, h, w), LABELS, PIXELS)))
-    require_same_device(labeled(), unlabeled(), torch.device("cpu"))
+    here = torch.zeros(C, 2, 3, D)
+    check_step(labeled(), unlabeled(), here, 255, needs_logits=True)
     with pytest.raises(ValueError, match=r"unlabeled\.features: expected a tensor on cpu, like the module, found meta"):
-        require_same_device(labeled(), elsewhere, torch.device("cpu"))
+        check_step(labeled(), elsewhere, here, 255, needs_logits=True)
     with pytest.raises(ValueError, match=r"labeled\.features: expected a tensor on meta"):
-        require_same_device(labeled(), None, torch.device("meta"))
+        check_step(labeled(), None, here.to("meta"), 255, needs_logits=True)

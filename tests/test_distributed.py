@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from brpg_lib import BRPGConfig, FeatureQueue, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.distributed import all_reduce_sum, from_pieces, gather_rows, in_pieces, keep_out_of_ddp, rank, share_of
+from brpg_lib.distributed import all_reduce_sum, gather_rows, keep_out_of_ddp, rank
 from brpg_lib.distributed import world_size as size_of_world
-from brpg_lib.exchange import StepSums, exchange
+from brpg_lib.ranks.agreement import from_pieces, in_pieces
+from brpg_lib.ranks.collectives import share_of
+from brpg_lib.ranks.exchange import StepSums, exchange
 
 STEPS = 9
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -338,10 +340,10 @@ def counting(index: int, ranks: int, folder: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 @pytest.mark.parametrize("costs", [[], [1.0], [0.0, 0.0], [5, 1, 1, 1], [1, 1, 1, 9, 1], [3.0] * 42])
 def test_shares_are_all_of_it(monkeypatch: pytest.MonkeyPatch, ranks: int, costs: list[float]) -> None:
-    monkeypatch.setattr("brpg_lib.distributed.world_size", lambda group: ranks)
+    monkeypatch.setattr("brpg_lib.ranks.collectives.world_size", lambda group: ranks)
     shares = []
     for own in range(ranks):
-        monkeypatch.setattr("brpg_lib.distributed.rank", lambda group, own=own: own)
+        monkeypatch.setattr("brpg_lib.ranks.collectives.rank", lambda group, own=own: own)
         shares.append(list(range(len(costs)))[share_of(costs)])
     assert [index for share in shares for index in share] == list(range(len(costs)))
     most = max(sum(costs[i] for i in share) for share in shares)
@@ -413,7 +415,12 @@ def test_what_ddp_must_ignore_is_named_by_the_model() -> None:
     model._ddp_params_and_buffers_to_ignore = ["net.bias"]
     keep_out_of_ddp(model)
     ignored = set(model._ddp_params_and_buffers_to_ignore)
-    assert {"net.bias", "inner.head.queue.features", "inner.head.bank.prototypes", "inner.head.clock"} <= ignored
+    assert {
+        "net.bias",
+        "inner.head.queue.features",
+        "inner.head.bank.prototypes",
+        "inner.head.timeline.clock",
+    } <= ignored
     assert "net.weight" not in ignored
     assert isinstance(model["inner"]["head"].queue, FeatureQueue)
 
@@ -450,7 +457,7 @@ def test_nccl_among_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 for batch in images(step, 1)
             ]
             assert module(*batches).loss.isfinite()
-        monkeypatch.setattr("brpg_lib.distributed.world_size", lambda group: 2)  # so that it does talk, to itself
+        monkeypatch.setattr("brpg_lib.ranks.collectives.world_size", lambda group: 2)  # so that it does talk, to itself
         assert torch.equal(all_reduce_sum(torch.arange(3.0)), torch.arange(3.0))
         sums = StepSums.nothing(3, 18, 5, 7, torch.device("cuda"))
         torch.cuda.synchronize()

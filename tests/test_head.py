@@ -34,7 +34,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.testing import assert_close
 
 from brpg_lib import BRPGConfig, HeadOutput, LabeledBatch, Phase, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.state import unpack
+from brpg_lib.checkpoint import unpack
 
 METRICS = {
     "points_labeled", "points_unlabeled", "accuracy_labeled", "accuracy_unlabeled", "prototypes_used", "loss_labeled",
@@ -771,7 +771,7 @@ def test_classes_without_rows_are_named_once() -> None:
 
 def test_metrics_tell_dead_prototypes_and_one_warning_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that no point is near; those of a class without points are not dead."""
-    monkeypatch.setattr("brpg_lib.diagnostics.DEAD_AFTER", 20)
+    monkeypatch.setattr("brpg_lib.learn.diagnostics.DEAD_AFTER", 20)
     module = learning_head(momentum=1.0)
     batch = labeled(0, image=MAP, size=MAP, ignored=0.0)
     batch = fresh(
@@ -963,7 +963,7 @@ def test_no_decision_of_the_learn_step_depends_on_values() -> None:
     with fake_cuda() as device:
         module = PrototypeHead(3, 5, Schedule(warmup=0, collect=0, total=9), BRPGConfig(unlabeled_samples_per_image=9))
         module.to(device)
-        module._settled_mask = module._mask()
+        module.timeline._settled_with = module.bank.mask_version
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(*shape, dtype=dtype, device=device)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from brpg_lib.limits import BINS, FEWEST, HIGHEST, LOOKED_AT, MEMORY, ClassLimits
+from brpg_lib.learn.limits import BINS, FEWEST, HIGHEST, LOOKED_AT, MEMORY, ClassLimits
 
 
 def shown(*confidences: Tensor) -> tuple[Tensor, Tensor]:

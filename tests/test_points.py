@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from brpg_lib import UnlabeledBatch
 from brpg_lib.kernels.random import fold
-from brpg_lib.points import Points, grid_positions, labeled_points, unlabeled_points
+from brpg_lib.learn.points import Points, grid_positions, labeled_points, unlabeled_points
 
 SIDE = st.integers(1, 24)
 SMALL = st.integers(1, 9)

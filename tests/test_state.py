@@ -13,7 +13,7 @@ from torch import nn
 
 from brpg_lib import BRPGConfig, PrototypeHead, UnlabeledBatch, checkpoint
 from brpg_lib.batches import LabeledBatch
-from brpg_lib.state import pack, unpack
+from brpg_lib.checkpoint import pack, unpack
 
 PHASES = {"fresh": 0, "collect": 1, "collect middle": 2, "first learn step": 4, "second learn step": 5, "learn": 9}
 OPTIONS: dict[str, dict[str, Any]] = {

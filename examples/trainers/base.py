@@ -15,7 +15,7 @@ from brpg_lib.examples.networks.base import Prediction, Segmenter
 from brpg_lib.examples.trainers.losses import Loss, cross_entropy
 from brpg_lib.examples.trainers.second_opinion import with_second_opinion
 from brpg_lib.examples.trainers.selection import most_reliable
-from brpg_lib.limits import ClassLimits
+from brpg_lib.learn.limits import ClassLimits
 
 Step = tuple[Tensor, dict[str, Tensor]]
 """The loss to descend, and its parts by name."""

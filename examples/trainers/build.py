@@ -11,7 +11,7 @@ from brpg_lib.examples.settings import Settings
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import LOSSES
-from brpg_lib.limits import ClassLimits
+from brpg_lib.learn.limits import ClassLimits
 
 
 def build(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from brpg_lib.distributed import all_reduce_sum
 from brpg_lib.examples.data.augment import IGNORE_INDEX
-from brpg_lib.limits import ClassLimits
+from brpg_lib.learn.limits import ClassLimits
 
 
 @torch.no_grad()

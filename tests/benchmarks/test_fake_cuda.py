@@ -13,12 +13,13 @@ import torch
 from fake_cuda import DeviceCopyError, NoCopies, fake_cuda, needs_fake_cuda
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from brpg_lib import PrototypeBank, PrototypeHead, points
+from brpg_lib import PrototypeBank, PrototypeHead
 from brpg_lib.benchmarks import clustering, features, growth, step, training_overhead
 from brpg_lib.benchmarks.command import Options
 from brpg_lib.benchmarks.networks import network
 from brpg_lib.benchmarks.presets import PRESETS
 from brpg_lib.examples.trainers import base
+from brpg_lib.learn import points
 
 PRESET = PRESETS["voc"].scaled("tiny")
 NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
@@ -35,7 +36,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """
 
     def settle(head: PrototypeHead, inputs: step.Inputs) -> None:
-        head._settled_mask = head._mask()
+        head.timeline._settled_with = head.bank.mask_version
 
     def fill(bank: PrototypeBank, vectors: torch.Tensor, mask: torch.Tensor) -> None:
         with suppress(DynamicOutputShapeException):  # are the values finite? There are none

@@ -23,7 +23,7 @@ from brpg_lib.examples.trainers.mean_teacher import PseudoLabels
 from brpg_lib.examples.trainers.second_opinion import KINDS, with_second_opinion
 from brpg_lib.examples.trainers.selection import most_reliable
 from brpg_lib.examples.trainers.u2pl import U2PLTrainer
-from brpg_lib.limits import ClassLimits
+from brpg_lib.learn.limits import ClassLimits
 
 SEMI_SUPERVISED = sorted(set(TRAINERS) - {"supervised"})
 STEPS = 20

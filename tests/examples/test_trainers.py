@@ -16,7 +16,7 @@ import torch
 from builders import same
 
 from brpg_lib import PrototypeHead
-from brpg_lib.state import unpack
+from brpg_lib.checkpoint import unpack
 
 LINE = re.compile(r"step +(\d+)  (\w+) +loss (\S+)  prototype (\S+)")
 NEEDS = {"segformer": "transformers", "accelerate_trainer": "accelerate", "lightning_module": "lightning"}

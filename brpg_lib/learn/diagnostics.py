@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
 
 DEAD_AFTER = 500
@@ -62,33 +65,50 @@ def points(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     return torch.stack((counted.sum(), right.sum())).float()
 
 
-def missing_rows(classes: list[int], config: BRPGConfig) -> str:
-    """What to warn about classes that the labels show, and that no queue has a row of; empty for none.
+def missing_rows(missing: Tensor, config: BRPGConfig) -> dict[str, str]:
+    """What to warn about classes that the labels show, and that no queue has a row of. Waits for the device.
 
     Args:
-        classes: Their indices.
+        missing: ``(C,)`` bool.
         config: Hyper-parameters of the head.
     """
+    classes = missing.nonzero()[:, 0].tolist()
     if not classes:
-        return ""
+        return {}
     rare = "" if config.rare_class_fallback else ", or BRPGConfig(rare_class_fallback=True)"
-    return (
+    text = (
         f"classes {', '.join(map(str, classes))} are in the labels, but have no row in any queue: none of their "
         "labeled pixels was predicted right, and no unlabeled pixel was predicted as one of them with a confidence of "
         f"{config.confidence_threshold:g} (confidence_threshold). They have no prototypes until samples come in; a "
         f"longer Schedule.warmup or collect, or Schedule(min_rows=...){rare} may help"
     )
+    return {"rows": text}
 
 
-def warnings_about(dead: Tensor, collapsed: Tensor, num_prototypes: Tensor) -> dict[str, str]:
+def health(bank: PrototypeBank, idle: Tensor) -> dict[str, Tensor]:
+    """What the prototypes look like, by the names of :data:`brpg_lib.output.METRICS`.
+
+    Args:
+        bank: The prototypes.
+        idle: ``(C, 2, K)`` int64, steps with points of its class since a prototype was the nearest one to any.
+    """
+    similarity, collapsed = within_class_similarity(bank.prototypes, bank.mask)
+    return {
+        "prototypes": bank.mask.sum(),
+        "within_class_similarity": similarity,
+        "prototypes_collapsed": collapsed,
+        "prototypes_dead": ((idle >= DEAD_AFTER) & bank.mask).sum(),
+    }
+
+
+def warnings_about(health: Mapping[str, Tensor]) -> dict[str, str]:
     """What to warn about, by a short name. Waits for the device.
 
     Args:
-        dead: ``()`` int64 prototypes that have not been used for :data:`DEAD_AFTER` steps.
-        collapsed: ``()`` int64, see :func:`within_class_similarity`.
-        num_prototypes: ``()`` int64.
+        health: From :func:`health`.
     """
-    dead_, collapsed_, total = (int(value) for value in (dead, collapsed, num_prototypes))
+    names = ("prototypes_dead", "prototypes_collapsed", "prototypes")
+    dead_, collapsed_, total = (int(health[name]) for name in names)
     found = {}
     if dead_:
         found["dead"] = (

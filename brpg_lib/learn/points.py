@@ -100,8 +100,8 @@ def unlabeled_points(
         threshold = threshold[labels.long().masked_fill(~has_class, 0)]
     confident = (batch.confidence.flatten() >= threshold) & has_class
     # The largest of independent uniform numbers are a uniform draw without replacement.
-    lots = torch.where(confident, uniform((len(labels),), key), -1.0)
-    drawn, pixel = lots.topk(min(num_images * samples_per_image, len(labels)), sorted=False)
+    scores = torch.where(confident, uniform((len(labels),), key), -1.0)
+    drawn, pixel = scores.topk(min(num_images * samples_per_image, len(labels)), sorted=False)
     pixel, order = pixel.sort()  # image by image, they are read faster
     drawn = drawn[order]
     image, row, column = pixel // (height * width), pixel // width % height, pixel % width

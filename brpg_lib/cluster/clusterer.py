@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
-from brpg_lib.distributed import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.kernels.kmeans import kmeans
 from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
-from brpg_lib.queue import FeatureQueue
+from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, describe, is_integer, require, require_integer
 

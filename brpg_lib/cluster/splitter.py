@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.blocks import blocks
-from brpg_lib.queue import FeatureQueue
 from brpg_lib.validation import require, require_integer
 
 _MIN_LENGTH = 1e-12
@@ -68,6 +68,12 @@ class AdaptiveSplitter(nn.Module):
             dispersion=dispersion,
         )
 
+    @property
+    def unsplit(self) -> Tensor:
+        """Prototypes ``(2,)`` int64 of a class that is not split, on the CPU."""
+        high, low = self.config.num_prototypes
+        return torch.tensor([high, low] if self.config.separate_confidence else [high + low, 0], device="cpu")
+
     @torch.no_grad()
     def forward(self, queue: FeatureQueue) -> Split:
         """Measure every queue and decide.
@@ -91,11 +97,8 @@ class AdaptiveSplitter(nn.Module):
             queue.separate_confidence,
         )
         dispersion = _dispersion(queue, config.dispersion)
-        if not config.separate_confidence:
-            pooled = torch.tensor([[sum(config.num_prototypes), 0]], device=dispersion.device)
-            return Split(pooled.repeat(self.num_classes, 1), dispersion)
-        counts = torch.tensor([config.num_prototypes], device=dispersion.device).repeat(self.num_classes, 1)
-        if config.split_fraction > 0:
+        counts = self.unsplit.to(dispersion.device).repeat(self.num_classes, 1)
+        if config.separate_confidence and config.split_fraction > 0:
             num_split = max(1, round(config.split_fraction * self.num_classes))
             scatter = -dispersion if config.dispersion == "cosine" else dispersion
             scatter = scatter.nan_to_num(nan=-torch.inf)

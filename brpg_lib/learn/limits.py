@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from brpg_lib.batches import UnlabeledBatch
 from brpg_lib.state import StateModule
 from brpg_lib.validation import require_integer, require_number
 
@@ -99,6 +100,12 @@ class ClassLimits(StateModule):
         valid = (classes >= 0) & (classes < len(self.values))
         place = classes.long().masked_fill(~valid, 0) * BINS
         return counts.index_add_(0, place + (confidence.float() * BINS).long().clamp(0, BINS - 1), valid.float())
+
+    def counts_of(self, unlabeled: UnlabeledBatch | None) -> Tensor:
+        """:meth:`counts` of a batch, zeros without one."""
+        if unlabeled is None:
+            return torch.zeros(self.num_counts, device=self.values.device)
+        return self.counts(unlabeled.pseudo_labels, unlabeled.confidence)
 
     @torch.no_grad()
     def follow(self, counts: Tensor) -> None:

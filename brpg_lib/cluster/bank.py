@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
-from brpg_lib.distributed import ProcessGroup, all_reduce_sum
 from brpg_lib.kernels.cosine import cosine
 from brpg_lib.kernels.vectors import is_finite
+from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum
 from brpg_lib.state import StateModule
 from brpg_lib.validation import describe, is_integer, require, require_integer
 
@@ -70,9 +70,14 @@ class PrototypeBank(StateModule):
         self._presence: tuple[tuple[int, int], list[bool]] | None = None
 
     @property
+    def mask_version(self) -> tuple[int, int]:
+        """Changes whenever somebody changes the mask."""
+        return id(self.mask), self.mask._version
+
+    @property
     def present(self) -> list[bool]:
         """Which classes have a prototype. Read from the device only after the mask has changed."""
-        version = (id(self.mask), self.mask._version)
+        version = self.mask_version
         if self._presence is None or self._presence[0] != version:
             self._presence = (version, self.mask.flatten(1).any(1).tolist())
         return self._presence[1]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from brpg_lib.batches import FALLBACK, HIGH, LOW, LabeledBatch, Samples, UnlabeledBatch
 from brpg_lib.config import BRPGConfig
-from brpg_lib.distributed import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.kernels.vectors import is_finite
+from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, require, require_integer
+
+NONE = -1
+"""Group of a pixel that is no candidate."""
 
 
 class ConfidenceSampler(StateModule):
@@ -131,24 +134,35 @@ class ConfidenceSampler(StateModule):
         Raises:
             ValueError: ``labeled.logits`` is missing, or a batch does not fit the module.
         """
+        require(labeled.logits is not None, "labeled.logits", "logits (B, C, h, w) to sample by", None)
+        for batch in (labeled, unlabeled):
+            if batch is not None:
+                batch.check(self.num_classes, labeled.features.shape[1], self.config.ignore_index)
         return Samples.joined(self.sample(labeled, unlabeled))
 
     @torch.no_grad()
-    def sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None) -> tuple[Samples, Samples]:
-        """:meth:`forward`, with the vectors of labeled and of unlabeled images (perhaps none) apart."""
-        features_dim = labeled.features.shape[1]
-        require(labeled.logits is not None, "labeled.logits", "logits (B, C, h, w) to sample by", None)
-        labeled.check(self.num_classes, features_dim, self.config.ignore_index)
-        if unlabeled is not None:
-            unlabeled.check(self.num_classes, features_dim, self.config.ignore_index)
+    def sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> tuple[Samples, Samples]:
+        """:meth:`forward` of batches that are checked, with the vectors of labeled and of unlabeled images apart."""
         if self.training and self.config.class_adaptive is not None:
             self._follow_confidence(labeled)
         key = fold(self.draws, self.seed, rank(self.process_group))
         if self.training:
             self.draws += 1
-        return self._sample(labeled, unlabeled, key)
+        own, rare = self._labeled_pixels(labeled)
+        sources = [own]
+        if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
+            sources.append(self._unlabeled_pixels(unlabeled, unlabeled.weak_features, unlabeled.weak_logits))
+        draws = self._draw_groups([source.pixels for source in sources], key)
+        if rare is not None:
+            draws.append([self._draw_per_class(rare, fold(key, FALLBACK))])
+        rows = [[draw[place] for draw in draws if place < len(draw)] for place in range(len(sources))]
+        samples = [
+            replace(Samples.joined(parts), dropped=source.dropped) for parts, source in zip(rows, sources, strict=True)
+        ]
+        return samples[0], samples[1] if len(samples) == 2 else samples[0].none()
 
-    def _sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, key: Tensor) -> tuple[Samples, Samples]:
+    def _labeled_pixels(self, labeled: LabeledBatch) -> tuple[_Source, _Pixels | None]:
+        """Pixels that the student predicts right; with the fallback for rare classes, also all that have a class."""
         config = self.config
         assert labeled.logits is not None
         labels = _labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
@@ -159,38 +173,34 @@ class ConfidenceSampler(StateModule):
         usable = confidence.isfinite() & is_finite(labeled.features).flatten()
         high = confidence >= self.class_thresholds()[labels]
         above_floor = confidence > (config.confidence_floor if config.class_adaptive is None else -1.0)
-        groups = torch.where(high, HIGH, torch.where(above_floor, LOW, -1))
+        groups = torch.where(high, HIGH, torch.where(above_floor, LOW, NONE))
         right = has_class & usable & (predicted == labels)
-        pixels = [_Pixels(labeled.features, labels, torch.where(right, groups, -1), confidence)]
-        dropped = [(has_class & ~usable).sum()]
-        num_labeled = num_images = labeled.features.shape[0]
+        pixels = _Pixels(labeled.features, labels, torch.where(right, groups, NONE), confidence)
+        source = _Source(pixels, (has_class & ~usable).sum())
+        if not config.rare_class_fallback:
+            return source, None
+        true_confidence = probability.gather(1, labels[:, None])[:, 0]
+        every = torch.where(has_class & usable, FALLBACK, NONE)
+        return source, _Pixels(labeled.features, labels, every, true_confidence)
 
-        if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
-            num_images += unlabeled.weak_features.shape[0]
-            confidence, predicted = _probability(unlabeled.weak_logits).max(dim=1)
-            shown = torch.ones_like(predicted, dtype=torch.bool)
-            if unlabeled.weak_valid is not None:
-                shown = _labels_at(unlabeled.weak_valid, unlabeled.weak_features.shape[2:]).flatten() > 0
-            weak_usable = confidence.isfinite() & is_finite(unlabeled.weak_features).flatten()
-            groups = torch.where(shown & weak_usable & (confidence >= config.confidence_threshold), HIGH, -1)
-            pixels.append(_Pixels(unlabeled.weak_features, predicted, groups, confidence))
-            dropped.append((shown & ~weak_usable).sum())
+    def _unlabeled_pixels(self, unlabeled: UnlabeledBatch, features: Tensor, logits: Tensor) -> _Source:
+        """Pixels of the weak views about which the teacher is confident."""
+        confidence, predicted = _probability(logits).max(dim=1)
+        shown = torch.ones_like(predicted, dtype=torch.bool)
+        if unlabeled.weak_valid is not None:
+            shown = _labels_at(unlabeled.weak_valid, features.shape[2:]).flatten() > 0
+        usable = confidence.isfinite() & is_finite(features).flatten()
+        groups = torch.where(shown & usable & (confidence >= self.config.confidence_threshold), HIGH, NONE)
+        return _Source(_Pixels(features, predicted, groups, confidence), (shown & ~usable).sum())
 
-        high_cap, low_cap = config.samples_per_image * num_images, config.samples_per_image * num_labeled
-        if config.separate_confidence:
-            draws = [self._draw(pixels, HIGH, high_cap, fold(key, HIGH))]
-            draws.append(self._draw(pixels, LOW, low_cap, fold(key, LOW)))
-        else:
-            pooled = [p.with_groups(torch.where(p.groups >= 0, HIGH, -1)) for p in pixels]
-            draws = [self._draw(pooled, HIGH, high_cap + low_cap, fold(key, HIGH))]
-        if config.rare_class_fallback:
-            true_confidence = probability.gather(1, labels[:, None])[:, 0]
-            every = torch.where(has_class & usable, FALLBACK, -1)
-            kept = _Pixels(labeled.features, labels, every, true_confidence)
-            draws.append([self._draw_per_class(kept, fold(key, FALLBACK))])
-        sources = [[draw[source] for draw in draws if source < len(draw)] for source in range(len(pixels))]
-        samples = [replace(Samples.joined(rows), dropped=lost) for rows, lost in zip(sources, dropped, strict=True)]
-        return samples[0], samples[1] if len(samples) == 2 else samples[0].none()
+    def _draw_groups(self, pixels: list[_Pixels], key: Tensor) -> list[list[Samples]]:
+        """For each group the chosen pixels of each source, under the caps: unlabeled images have no low group."""
+        num_images, num_labeled = sum(len(p.maps) for p in pixels), len(pixels[0].maps)
+        high, low = (self.config.samples_per_image * count for count in (num_images, num_labeled))
+        if self.config.separate_confidence:
+            return [self._draw(pixels, group, cap, fold(key, group)) for group, cap in ((HIGH, high), (LOW, low))]
+        pooled = [p.with_groups(torch.where(p.groups >= 0, HIGH, NONE)) for p in pixels]
+        return [self._draw(pooled, HIGH, high + low, fold(key, HIGH))]
 
     def _draw(self, pixels: list[_Pixels], group: int, cap: int, key: Tensor) -> list[Samples]:
         """The pixels of one group from all sources, at most ``cap``."""
@@ -198,12 +208,13 @@ class ConfidenceSampler(StateModule):
         total = sum(len(place) for place in places)
         if total > cap:
             classes = torch.cat([p.classes[place] for p, place in zip(pixels, places, strict=True)])
-            lots = uniform((total,), key).log()
+            # Exponential race (Efraimidis and Spirakis, 2006): the cap's largest of log(u) / weight are a draw without
+            # replacement in proportion to the weights, here 1 / count ** exponent.
+            scores = uniform((total,), key).log()
             if self.config.class_balance is not None:
-                # Exponential race: the draw is in proportion to 1 / count ** exponent, without replacement.
-                lots = lots * classes.bincount(minlength=self.num_classes)[classes] ** self.config.class_balance
-            winners = torch.zeros(total, dtype=torch.bool, device=lots.device)
-            winners[lots.topk(cap, sorted=False).indices] = True
+                scores = scores * classes.bincount(minlength=self.num_classes)[classes] ** self.config.class_balance
+            winners = torch.zeros(total, dtype=torch.bool, device=scores.device)
+            winners[scores.topk(cap, sorted=False).indices] = True
             kept = winners.split([len(place) for place in places])
             places = [place[keep] for place, keep in zip(places, kept, strict=True)]
         return [p.at(place) for p, place in zip(pixels, places, strict=True)]
@@ -240,7 +251,7 @@ class ConfidenceSampler(StateModule):
 
 
 class _Pixels:
-    """All pixels of one feature map as candidates; group -1 means that a pixel is none."""
+    """All pixels of one feature map as candidates; those of group :data:`NONE` are none."""
 
     def __init__(self, maps: Tensor, classes: Tensor, groups: Tensor, confidence: Tensor) -> None:
         self.maps, self.classes, self.groups, self.confidence = maps, classes, groups, confidence
@@ -254,6 +265,13 @@ class _Pixels:
         vectors = self.maps[place // (height * width), :, place // width % height, place % width]
         nothing = torch.zeros((), dtype=torch.int64, device=place.device)
         return Samples(vectors.float(), self.classes[place], self.groups[place], self.confidence[place], nothing)
+
+
+class _Source(NamedTuple):
+    """The pixels of labeled or of unlabeled images, and how many ``()`` were left out as not finite."""
+
+    pixels: _Pixels
+    dropped: Tensor
 
 
 def _probability(logits: Tensor) -> Tensor:

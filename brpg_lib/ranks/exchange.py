@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from brpg_lib.distributed import ProcessGroup, all_reduce_sum, from_pieces, in_pieces, rank, world_size
+from brpg_lib.ranks.agreement import from_pieces, in_pieces
+from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank, world_size
 from brpg_lib.validation import require
 
 MUST_AGREE = (

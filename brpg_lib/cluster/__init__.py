@@ -1,0 +1,1 @@
+"""Making prototypes of what the queues hold, and keeping them."""

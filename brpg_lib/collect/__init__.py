@@ -1,0 +1,1 @@
+"""Filling the queues: which feature vectors become prototypes."""

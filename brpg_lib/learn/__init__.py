@@ -1,0 +1,1 @@
+"""The learn step: points, loss, and what moves the prototypes."""

@@ -1,0 +1,1 @@
+"""Everything that knows that there is more than one process."""

@@ -1,0 +1,114 @@
+"""Where a training stands: its iteration, its phase, and what a call has to do."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from brpg_lib.cluster.bank import PrototypeBank
+from brpg_lib.collect.queue import FeatureQueue
+from brpg_lib.schedule import Phase, Schedule
+from brpg_lib.state import StateModule
+
+
+class Activity(IntEnum):
+    """What a call in train mode does; ranks that do different things would wait for each other forever."""
+
+    WAIT = 0  # warm-up
+    COLLECT = 1
+    CLUSTER = 2  # make the first prototypes
+    REFRESH = 3  # learn, and sample for a later clustering
+    LEARN = 4
+
+
+class Timeline(StateModule):
+    """Counts the calls of a head.
+
+    A training has two parts. At first the host decides from values what a call does, and counts the iterations itself.
+    Once every class has prototypes and no further clustering is due, the training is *settled*: each call does the
+    same, and the iteration is counted on the device, so that the host never waits for it.
+
+    Buffers:
+        clock: ``()`` int64, the iteration once settled. Not saved: the checkpoint has the iteration as a number.
+
+    Args:
+        schedule: Lengths of the phases.
+    """
+
+    clock: Tensor
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self._counted = 0
+        self._settled_with: tuple[int, int] | None = None
+        self.register_buffer("clock", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @property
+    def waits(self) -> bool:
+        """Whether reading :attr:`iteration` waits for the device."""
+        return self._settled_with is not None
+
+    @property
+    def iteration(self) -> int:
+        """Iteration of the next call in train mode."""
+        return self._counted if self._settled_with is None else int(self.clock)
+
+    def settled(self, bank: PrototypeBank) -> bool:
+        """Whether only the learn step is left to do; not any longer when somebody has changed the bank's mask."""
+        return self._settled_with is not None and (
+            torch.compiler.is_compiling() or self._settled_with == bank.mask_version
+        )
+
+    def move_to(self, iteration: int, bank: PrototypeBank) -> None:
+        """Make ``iteration`` the next one; from where nothing is left to decide, the device counts."""
+        decided = self.schedule.phase(iteration) is Phase.LEARN and self.schedule.recluster_every is None
+        self._counted = iteration
+        self.clock.fill_(iteration)
+        self._settled_with = bank.mask_version if decided and all(bank.present) else None
+
+    def go_on_at(self, iteration: int) -> None:
+        """Make ``iteration``, from a checkpoint, the next one, and decide anew."""
+        self._counted, self._settled_with = iteration, None
+
+    def reset_clock(self, device: torch.device) -> None:
+        """A new clock on a device: the one before may have had no values (meta device)."""
+        self.clock = torch.zeros((), dtype=torch.int64, device=device)
+
+    def phase(self, iteration: int, bank: PrototypeBank, queue: FeatureQueue, seen: Tensor) -> Phase:
+        """Phase of an iteration: the schedule's, or still collect until the queues of all ``seen (C,)`` classes do."""
+        phase, schedule = self.schedule.phase(iteration), self.schedule
+        if phase is not Phase.LEARN or schedule.min_rows == 0 or any(bank.present):
+            return phase
+        if schedule.max_collect is not None and iteration >= schedule.warmup + schedule.max_collect:
+            return phase
+        rows = queue.rows[seen.to(queue.rows.device), : queue.num_groups]
+        enough = len(rows) > 0 and bool((rows >= schedule.min_rows).all())
+        return phase if enough else Phase.COLLECT
+
+    def activity(
+        self, phase: Phase, bank: PrototypeBank, queue: FeatureQueue, missing: Tensor, can_sample: bool
+    ) -> Activity:
+        """What a step has to do, the same on all ranks if these agree.
+
+        Args:
+            phase: Of the step.
+            bank: The prototypes so far.
+            queue: The samples so far.
+            missing: ``(C,)`` bool, classes that the labels have shown and that have no prototypes.
+            can_sample: Whether the batch has what sampling needs.
+        """
+        if phase is not Phase.LEARN:
+            return Activity.WAIT if phase is Phase.WARMUP else Activity.COLLECT
+        if not any(bank.present) and bool(queue.rows.any()):
+            return Activity.CLUSTER
+        again = self.schedule.recluster_every is not None or bool(missing.any())
+        return Activity.REFRESH if again and can_sample else Activity.LEARN
+
+    def clusters_again(self, iteration: int) -> bool:
+        """Whether all queues are clustered anew in an iteration of the learn phase."""
+        elapsed = iteration - self.schedule.warmup - self.schedule.collect
+        period = self.schedule.recluster_every
+        return period is not None and elapsed > 0 and elapsed % period == 0
