@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brpg_lib.validation import describe, require
+from brpg_lib.validation import can_read, describe, require
 
 HIGH, LOW, FALLBACK = 0, 1, 2
 """Group indices of a sample: high confidence, low confidence, kept for rare classes."""
@@ -119,7 +119,7 @@ class UnlabeledBatch:
             _require_channels("unlabeled.weak_features", self.weak_features, feature_dim)
             _require_channels("unlabeled.weak_logits", self.weak_logits, num_classes)
         _require_labels("unlabeled.pseudo_labels", self.pseudo_labels, num_classes, ignore_index)
-        if _can_read(self.confidence) and not _within(self.confidence, 0.0, 1.001):
+        if can_read(self.confidence) and not _within(self.confidence, 0.0, 1.001):
             valid = (self.confidence >= 0) & (self.confidence <= 1.001)  # half-precision softmax may exceed 1
             _require_all("unlabeled.confidence", "values in [0, 1]", self.confidence, valid)
 
@@ -174,8 +174,10 @@ def check_step(labeled: object, unlabeled: object, prototypes: Tensor, ignore_in
         needs_logits: Whether labeled pixels are sampled.
 
     Raises:
-        ValueError: A batch does not fit; the message names the field.
+        ValueError: A batch does not fit; the message names the field. Under ``torch.compile`` nothing is checked.
     """
+    if torch.compiler.is_compiling():
+        return
     device, num_classes, feature_dim = prototypes.device, prototypes.shape[0], prototypes.shape[-1]
     require(isinstance(labeled, LabeledBatch), "labeled", "a LabeledBatch", type(labeled).__name__)
     known = unlabeled is None or isinstance(unlabeled, UnlabeledBatch)
@@ -224,7 +226,7 @@ def _require_channels(field: str, value: Tensor, channels: int) -> None:
 
 
 def _require_labels(field: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    if _can_read(labels) and not _within(labels, 0, num_classes - 1):
+    if can_read(labels) and not _within(labels, 0, num_classes - 1):
         labels = labels.long()  # comparing uint8 with -1 or 300 would wrap around
         valid = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
         _require_all(field, f"classes 0..{num_classes - 1} or ignore_index {ignore_index}", labels, valid)
@@ -240,8 +242,3 @@ def _within(values: Tensor, low: float, high: float) -> bool:
     """Whether all values are in [low, high], in one pass; not if one is NaN."""
     smallest, largest = values.aminmax()
     return low <= smallest.item() and largest.item() <= high
-
-
-def _can_read(values: Tensor) -> bool:
-    """Whether reading values costs nothing: on CUDA it would synchronize, under torch.compile it breaks the graph."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()

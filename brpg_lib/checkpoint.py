@@ -15,7 +15,9 @@ from brpg_lib.state import StateModule
 from brpg_lib.validation import require
 
 VERSION = 3
-"""Of the state dict. 1 had no ``idle``, 2 no ``limits.values``."""
+"""Of the state dict."""
+ADDED = {"idle": 2, "limits.values": 3}
+"""Since which version a buffer is there; before, it would have been zero."""
 OLDEST = 1
 SHAPING = (
     "num_classes",
@@ -49,10 +51,6 @@ class Resumable(StateModule):
     @abstractmethod
     def go_on(self, progress: Mapping[str, Any]) -> None:
         """Take over the :meth:`progress` of a checkpoint."""
-
-    @abstractmethod
-    def added_since(self, version: int) -> dict[str, Tensor]:
-        """What states of an older version lack, as it was then."""
 
     def get_extra_state(self) -> Tensor:
         """What a checkpoint says beside the buffers: packed JSON."""
@@ -91,8 +89,9 @@ class Resumable(StateModule):
         if saved is not None:
             values = unpack(saved)
             require_loadable(self.identity(), values, self._strict)
-            for name, value in self.added_since(values["version"]).items():
-                state_dict.setdefault(prefix + name, value)  # in place: a copy would not reach the submodules
+            for name, since in ADDED.items():  # in place: a copy would not reach the submodules
+                if values["version"] < since:
+                    state_dict.setdefault(prefix + name, torch.zeros_like(self.get_buffer(name)))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

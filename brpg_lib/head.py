@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch, check_step
-from brpg_lib.checkpoint import Resumable, flat
 from brpg_lib.cluster.generation import new_generation
 from brpg_lib.collect.step import collect, pixels_per_class
-from brpg_lib.config import BRPGConfig
+from brpg_lib.head_state import HeadState
 from brpg_lib.kernels.random import fold
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.step import Losses, finish, measure, no_losses, points_of
-from brpg_lib.notices import OneTimeWarnings
 from brpg_lib.output import HeadOutput
-from brpg_lib.parts import build_parts
-from brpg_lib.ranks.collectives import ProcessGroup
 from brpg_lib.ranks.exchange import StepSums
-from brpg_lib.ranks.team import Team
-from brpg_lib.schedule import Phase, Schedule
-from brpg_lib.timeline import Activity, Timeline
+from brpg_lib.schedule import Activity, Phase
 from brpg_lib.validation import MAX_COUNT, require_integer
 
 
-class PrototypeHead(Resumable):
+class PrototypeHead(HeadState):
     """Adds boundary-refined prototypes to a trainer: call it once per training step and add its loss.
 
     The state is buffers only, so it needs neither an optimizer nor DDP around it (which would broadcast the queues in
@@ -55,69 +47,7 @@ class PrototypeHead(Resumable):
         ValueError: An argument is out of range.
     """
 
-    seen: Tensor
-    dropped: Tensor
-    idle: Tensor
-
-    def __init__(
-        self,
-        num_classes: int,
-        feature_dim: int,
-        schedule: Schedule,
-        config: BRPGConfig | None = None,
-        *,
-        seed: int = 0,
-        queue_dtype: torch.dtype = torch.float32,
-        queue_device: str | torch.device | None = None,
-        process_group: ProcessGroup = None,
-    ) -> None:
-        super().__init__()
-        parts = build_parts(num_classes, feature_dim, schedule, config, seed, queue_dtype, queue_device, process_group)
-        self.num_classes, self.feature_dim, self.schedule, self.seed = num_classes, feature_dim, schedule, seed
-        self.config = parts.config
-        self.sampler, self.queue = parts.sampler, parts.queue
-        self.splitter, self.clusterer, self.bank = parts.splitter, parts.clusterer, parts.bank
-        self.limits, self.criterion = parts.limits, parts.criterion
-        self.timeline, self.team = Timeline(schedule), Team(process_group)
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
-        self.register_buffer("dropped", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
-        self._warnings = OneTimeWarnings()
-
-    @property
-    def process_group(self) -> ProcessGroup:
-        """Ranks that train together."""
-        return self.team.process_group
-
-    @property
-    def iteration(self) -> int:
-        """Iteration of the next call in train mode. Once :attr:`settled`, reading it waits for the device."""
-        if self.timeline.waits:
-            self._report(diagnostics.health(self.bank, self.idle))
-        return self.timeline.iteration
-
-    @property
-    def phase(self) -> Phase:
-        """Phase of the next call."""
-        return Phase.LEARN if self.settled else self._phase(self.iteration)
-
-    @property
-    def settled(self) -> bool:
-        """Whether only the learn step is left to do: every class has prototypes, and no reclustering is due.
-
-        From then on a call never waits for the device: the iteration is a tensor, and the call can be compiled
-        (``torch.compile(head, fullgraph=True)``) or captured in a CUDA graph.
-        """
-        return self.timeline.settled(self.bank)
-
-    @property
-    def samples_weak_views(self) -> bool:
-        """Whether the next call samples ``weak_features``; where not, a trainer may save the work of making them."""
-        if self.settled or self.phase is Phase.WARMUP:
-            return False
-        if self.phase is Phase.COLLECT or self.schedule.recluster_every is not None:
-            return True
-        return any(self.bank.present) and bool(self._missing().any())
+    __call__: Callable[..., HeadOutput]
 
     def forward(
         self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, iteration: int | None = None
@@ -140,7 +70,7 @@ class PrototypeHead(Resumable):
         if iteration is not None:
             require_integer("iteration", iteration, 0, MAX_COUNT)
         if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
-            self._check(labeled, unlabeled, needs_logits=False)
+            check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits=False)
             now = self.timeline.clock if iteration is None else torch.full_like(self.timeline.clock, iteration)
             output = self._step(labeled, unlabeled, Phase.LEARN, now)
             if self.training:
@@ -149,7 +79,7 @@ class PrototypeHead(Resumable):
             # The host has to decide, from values: torch.compile must not look inside.
             decide = torch.compiler.disable(self._decide) if torch.compiler.is_compiling() else self._decide
             output = decide(labeled, unlabeled, iteration)
-        if self.training and self._can_look:
+        if self.training:
             self._report(output.metrics)
         return output
 
@@ -157,8 +87,9 @@ class PrototypeHead(Resumable):
         """A step in which the queues may be filled or clustered."""
         current = self.iteration if iteration is None else iteration
         now = torch.full_like(self.timeline.clock, current)
-        phase = self._phase(current)
-        self._check(labeled, unlabeled, needs_logits=phase is Phase.COLLECT and self.training)
+        phase = self._phase_at(current)
+        needs_logits = phase is Phase.COLLECT and self.training
+        check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits)
         if self.training:
             with torch.autocast(labeled.features.device.type, enabled=False):
                 self._prepare(labeled, unlabeled, phase, current, now)
@@ -179,10 +110,10 @@ class PrototypeHead(Resumable):
         sizes = self.num_classes, self.bank.mask.numel(), self.feature_dim, self.limits.num_counts
         nothing = StepSums.nothing(*sizes, self.dropped.device)
         if activity is Activity.WAIT:
-            self._add_up(nothing, now, activity)
+            self.team.add_up(nothing, now, activity, self.bank.prototypes)
             return
         pixels = pixels_per_class(labeled.labels, self.num_classes)
-        self.seen |= self._add_up(nothing._replace(pixels=pixels), now, activity).pixels > 0
+        self.seen |= self.team.add_up(nothing._replace(pixels=pixels), now, activity, self.bank.prototypes).pixels > 0
         if activity is Activity.CLUSTER:
             self._make_prototypes(among=None)
             for name, text in diagnostics.missing_rows(self._missing(), self.config).items():
@@ -231,7 +162,9 @@ class PrototypeHead(Resumable):
             pixels=pixels,
             confidence=self.limits.counts_of(unlabeled),
         )
-        total = self._add_up(own.sums, now, Activity.LEARN) if self.training else own.sums
+        total = own.sums
+        if self.training:
+            total = self.team.add_up(own.sums, now, Activity.LEARN, self.bank.prototypes)
         hit, expected = diagnostics.used(total.hits, self.bank.mask)
         if self.training:
             self.seen |= total.pixels > 0
@@ -243,72 +176,12 @@ class PrototypeHead(Resumable):
         ranks = self.team.size if self.training else 1
         return finish(own.terms, total, used, self.config.point_balance, ranks)
 
-    def _add_up(self, sums: StepSums, now: Tensor, activity: Activity) -> StepSums:
-        """The sums over all ranks. But for the learn step, the host waits for the device anyway."""
-        may_look = self._can_look or activity is not Activity.LEARN
-        return self.team.add_up(sums, now, int(activity), self.bank.prototypes, may_look)
-
-    def _check(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, needs_logits: bool) -> None:
-        if not torch.compiler.is_compiling():
-            check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits)
-
-    def _phase(self, iteration: int) -> Phase:
-        return self.timeline.phase(iteration, self.bank, self.queue, self.seen)
-
-    def _missing(self) -> Tensor:
-        """Classes ``(C,)`` that the labels have shown, and that have no prototypes yet."""
-        return self.seen & ~torch.tensor(self.bank.present, device=self.seen.device)
-
-    @property
-    def _can_look(self) -> bool:
-        """Whether reading a value costs nothing: on CUDA it would wait, under torch.compile it breaks the graph."""
-        return self.dropped.device.type == "cpu" and not torch.compiler.is_compiling()
-
     def _report(self, health: Mapping[str, Tensor]) -> None:
-        """Say, where the host may look, that ranks are out of step (always) or prototypes in a bad state (once)."""
-        self.team.require_in_step(self.timeline.clock)
-        for name, text in diagnostics.warnings_about(health).items():
-            self._warnings.warn(name, text)
-
-    def _all_settings(self) -> dict[str, Any]:
-        """What the ranks of a training have to have in common."""
-        own = self.identity() | {"schedule": dataclasses.asdict(self.schedule)} | self.progress()
-        return flat(own) | {"rows": self.queue.rows.tolist()}
-
-    def identity(self) -> dict[str, Any]:
-        """What has to be the same where its state is loaded."""
-        return {
-            "num_classes": self.num_classes,
-            "feature_dim": self.feature_dim,
-            "queue_dtype": str(self.queue.dtype),
-            "config": self.config.to_dict(),
-        }
-
-    def progress(self) -> dict[str, Any]:
-        """What a checkpoint says beside the buffers."""
-        return {"iteration": self.iteration, "seed": self.seed}
-
-    def go_on(self, progress: Mapping[str, Any]) -> None:
-        """Take over the iteration and the seed of a checkpoint, so that the same draws follow."""
-        self.timeline.go_on_at(int(progress["iteration"]))
-        self.seed = self.sampler.seed = self.clusterer.seed = int(progress["seed"])
-
-    def added_since(self, version: int) -> dict[str, Tensor]:
-        """Version 1 had no ``idle``, version 2 no limits of classes."""
-        added = {"idle": (2, self.idle), "limits.values": (3, self.limits.values)}
-        return {name: torch.zeros_like(value) for name, (since, value) in added.items() if version < since}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        # What is not saved may have had no values (meta device), or tell of ranks that were out of step before.
-        self.timeline.reset_clock(self.dropped.device)
-        self.team.start_anew(self.dropped.device)
-
-    def extra_repr(self) -> str:
-        """Sizes and progress, for ``print(head)``."""
-        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, iteration={self.iteration}"
-
-    def __call__(self, *args: Any, **kwargs: Any) -> HeadOutput:
-        """See :meth:`forward`."""
-        output: HeadOutput = super().__call__(*args, **kwargs)
-        return output
+        """Say, without waiting for it, that ranks are out of step (always) or prototypes in a bad state (once)."""
+        named = [health[name] for name in diagnostics.LOOKED_AT]
+        device = self.dropped.device
+        found = self._reader.read(device, lambda: torch.cat((self.team.in_step.float(), torch.stack(named))))
+        if found is not None:
+            self.team.require_in_step(found[:3] > 0)
+            for name, text in diagnostics.warnings_about(*map(int, found[3:].tolist())).items():
+                self._warnings.warn(name, text)

@@ -1,12 +1,15 @@
-"""Warnings that point at the user's own line."""
+"""What a user is told of: at the own line, once, and without waiting for the device."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 INSIDE = tuple(str(Path(module).parent) for module in (__file__, torch.__file__))
 """Code between the user's call and the place that warns: this library's, and the module call of torch's."""
@@ -31,3 +34,48 @@ class OneTimeWarnings:
         if name not in self._given:
             self._given.add(name)
             warn(text)
+
+
+class LateReader:
+    """Reads small tensors without waiting for their device.
+
+    On the CPU each call gives the values back at once. On CUDA every :data:`EVERY` calls begin a copy into host memory,
+    and the first call that finds it complete gives it back. In between, under ``torch.compile`` and while a CUDA graph
+    is captured, there is nothing to read.
+    """
+
+    EVERY = 50
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._copy: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle starts anew: events belong to one process."""
+        return {"_calls": 0, "_copy": None}
+
+    def read(self, device: torch.device, values: Callable[[], Tensor]) -> Tensor | None:
+        """Values on the CPU, perhaps of an earlier call; None where there are none to read.
+
+        Args:
+            device: Where the values lie.
+            values: Makes them, where they are needed.
+        """
+        if torch.compiler.is_compiling():
+            return None
+        if device.type == "cpu":
+            return values()
+        if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
+            return None
+        found = None
+        if self._copy is not None and self._copy[1].query():
+            found, self._copy = self._copy[0], None
+        if self._copy is None and self._calls % self.EVERY == 0:
+            there = values()
+            here = torch.empty(there.shape, dtype=there.dtype, device="cpu", pin_memory=True)
+            event = torch.cuda.Event()
+            here.copy_(there, non_blocking=True)
+            event.record()
+            self._copy = here, event
+        self._calls += 1
+        return found

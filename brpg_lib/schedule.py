@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any, overload
 
 from torch import Tensor
@@ -21,6 +21,16 @@ class Phase(str, Enum):
     WARMUP = "warmup"
     COLLECT = "collect"
     LEARN = "learn"
+
+
+class Activity(IntEnum):
+    """What a call in train mode does; ranks that do different things would wait for each other forever."""
+
+    WAIT = 0  # warm-up
+    COLLECT = 1
+    CLUSTER = 2  # make the first prototypes
+    REFRESH = 3  # learn, and sample for a later clustering
+    LEARN = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import torch
 from torch import Tensor
 
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.collect.queue import FeatureQueue
-from brpg_lib.schedule import Phase, Schedule
+from brpg_lib.schedule import Activity, Phase, Schedule
 from brpg_lib.state import StateModule
-
-
-class Activity(IntEnum):
-    """What a call in train mode does; ranks that do different things would wait for each other forever."""
-
-    WAIT = 0  # warm-up
-    COLLECT = 1
-    CLUSTER = 2  # make the first prototypes
-    REFRESH = 3  # learn, and sample for a later clustering
-    LEARN = 4
 
 
 class Timeline(StateModule):
@@ -45,11 +33,6 @@ class Timeline(StateModule):
         self._counted = 0
         self._settled_with: tuple[int, int] | None = None
         self.register_buffer("clock", torch.zeros((), dtype=torch.int64), persistent=False)
-
-    @property
-    def waits(self) -> bool:
-        """Whether reading :attr:`iteration` waits for the device."""
-        return self._settled_with is not None
 
     @property
     def iteration(self) -> int:

@@ -40,6 +40,11 @@ def require_bool(field: str, value: object) -> None:
     require(isinstance(value, bool), field, "True or False", repr(value))
 
 
+def can_read(tensor: Tensor) -> bool:
+    """Whether reading values costs nothing: on CUDA it would wait, under torch.compile it breaks the graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def is_integer(tensor: Tensor) -> bool:
     """Whether a tensor holds integers (not bools)."""
     return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import importlib
 import os
 import shutil
@@ -77,46 +79,71 @@ def test_nothing_else_of_the_checkout_is_a_subpackage(name: str, tmp_path: Path)
     assert python(code, ROOT, tmp_path).strip() == "None"
 
 
-def test_no_file_of_the_package_imports_upwards() -> None:
-    """A module imports only from those nearer the ground."""
-    order = (
-        "version",
-        "beside",
-        "notices",
-        "validation",
-        "schedule",
-        "config",
-        "checkpoint",
-        "files",
-        "state",
-        "kernels",
-        "distributed",
-        "exchange",
-        "batches",
-    )
-    order += (
-        "diagnostics",
-        "limits",
-        "points",
-        "queue",
-        "sampler",
-        "splitter",
-        "clusterer",
-        "bank",
-        "loss",
-        "projection",
-        "head",
-        "tap",
-        "cli",
-    )
-    for level, name in enumerate(order):
-        source = ROOT / "brpg_lib" / name
-        files = source.glob("*.py") if source.is_dir() else [source.with_suffix(".py")]
-        text = "".join(file.read_text() for file in files)
-        for above in order[level + 1 :]:
-            assert f"from brpg_lib.{above} " not in text, f"{name} imports {above}"
-            assert f"from brpg_lib import {above}" not in text, f"{name} imports {above}"
-    assert {path.stem for path in (ROOT / "brpg_lib").glob("*.py")} - {"__init__"} <= set(order)
+LEVELS = (
+    ("version", "beside", "files", "notices", "validation"),
+    ("config", "schedule", "state"),
+    ("output", "batches", "checkpoint", "kernels", "ranks"),
+    ("collect",),
+    ("cluster",),
+    ("learn", "timeline"),
+    ("head_state",),
+    ("head",),
+    ("distributed", "projection", "tap", "cli"),
+    ("adapters",),
+    ("examples",),
+    ("benchmarks",),
+)
+"""The house from the ground up: a file imports from its own room or from below."""
+
+
+def imported_by(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere, by dotted name without `brpg_lib`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "brpg_lib":
+            inside = node.module.split(".")[1:]
+            found |= {".".join((*inside, alias.name)) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("brpg_lib.") for a in node.names if a.name.startswith("brpg_lib.")}
+    return found
+
+
+def files() -> dict[str, Path]:
+    """All modules of the package by dotted name without `brpg_lib`, a package by its own name."""
+    found = {}
+    for folder, prefix in ((ROOT / "brpg_lib", ()), *((ROOT / name, (name,)) for name in SUBPACKAGES)):
+        for path in folder.rglob("*.py"):
+            parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found[""]
+    return found
+
+
+def imports() -> dict[str, set[str]]:
+    """What each module imports, as far as it is a module of the package."""
+    known = files()
+
+    def module(name: str) -> str:
+        while name and name not in known:
+            name = name.rpartition(".")[0]  # a name that a module defines
+        return name
+
+    return {own: {module(name) for name in imported_by(path)} - {"", own} for own, path in known.items()}
+
+
+def test_no_file_imports_from_above() -> None:
+    level = {room: index for index, rooms in enumerate(LEVELS) for room in rooms}
+    for own, others in imports().items():
+        for other in others:
+            rooms = own.split(".")[0], other.split(".")[0]
+            below = rooms[0] == rooms[1] or level[rooms[1]] < level[rooms[0]] or rooms[0] == "cli"
+            same_level = level[rooms[0]] == level[rooms[1]] and rooms[0] not in ("collect", "cluster", "learn")
+            assert below or same_level, f"{own} imports {other}"
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    graph = graphlib.TopologicalSorter(imports())
+    graph.prepare()  # raises CycleError, which names the modules
 
 
 @pytest.fixture(scope="module")

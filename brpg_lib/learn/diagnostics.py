@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -101,23 +99,27 @@ def health(bank: PrototypeBank, idle: Tensor) -> dict[str, Tensor]:
     }
 
 
-def warnings_about(health: Mapping[str, Tensor]) -> dict[str, str]:
-    """What to warn about, by a short name. Waits for the device.
+LOOKED_AT = ("prototypes_dead", "prototypes_collapsed", "prototypes")
+"""What :func:`warnings_about` looks at."""
+
+
+def warnings_about(dead: int, collapsed: int, total: int) -> dict[str, str]:
+    """What to warn about, by a short name.
 
     Args:
-        health: From :func:`health`.
+        dead: Prototypes that have not been used for :data:`DEAD_AFTER` steps.
+        collapsed: See :func:`within_class_similarity`.
+        total: Prototypes.
     """
-    names = ("prototypes_dead", "prototypes_collapsed", "prototypes")
-    dead_, collapsed_, total = (int(health[name]) for name in names)
     found = {}
-    if dead_:
+    if dead:
         found["dead"] = (
-            f"{dead_} of {total} prototypes are dead: for {DEAD_AFTER} steps with points of their class they were not "
+            f"{dead} of {total} prototypes are dead: for {DEAD_AFTER} steps with points of their class they were not "
             "the most similar one to any; fewer num_prototypes or Schedule(recluster_every=...) may help"
         )
-    if collapsed_ > total // 4:
+    if collapsed > total // 4:
         found["collapsed"] = (
-            f"{collapsed_} of {total} prototypes have collapsed: their cosine similarity to another one of their class "
+            f"{collapsed} of {total} prototypes have collapsed: their cosine similarity to another one of their class "
             f"is above {COLLAPSED}; the features of a class may all point in one direction"
         )
     return found

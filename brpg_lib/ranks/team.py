@@ -11,7 +11,9 @@ from torch import Tensor
 from brpg_lib.ranks.agreement import require_same_everywhere
 from brpg_lib.ranks.collectives import ProcessGroup, rank, world_size
 from brpg_lib.ranks.exchange import StepSums, exchange, require_agreement
+from brpg_lib.schedule import Activity
 from brpg_lib.state import StateModule
+from brpg_lib.validation import can_read
 
 
 class Team(StateModule):
@@ -53,36 +55,38 @@ class Team(StateModule):
             require_same_everywhere(values(), self.in_step.device, self.process_group)
             self._compared = True
 
-    def add_up(self, sums: StepSums, now: Tensor, activity: int, prototypes: Tensor, may_look: bool) -> StepSums:
-        """The sums over all ranks.
+    def add_up(self, sums: StepSums, now: Tensor, activity: Activity, prototypes: Tensor) -> StepSums:
+        """The sums over all ranks. Raises at once where reading waits for nothing, or the step waits anyway.
 
         Args:
             sums: Of this rank.
             now: ``()`` int64 iteration.
             activity: What this rank is doing.
             prototypes: Equal on all ranks.
-            may_look: Whether to raise at once where ranks are out of step, which waits for the device.
 
         Raises:
             ValueError: They are; on all ranks.
         """
         if self.size == 1:
             return sums
-        total, agree, mean = exchange(sums, now, activity, prototypes, self.process_group)
-        if may_look:
+        total, agree, mean = exchange(sums, now, int(activity), prototypes, self.process_group)
+        if can_read(now) or activity is not Activity.LEARN:
             found = f"iteration {int(now)} here, {float(mean):g} on average"
             require_agreement(agree, found, self.process_group)
         self.in_step &= agree
         return total
 
-    def require_in_step(self, iteration: Tensor) -> None:
-        """Raise where the ranks were found out of step. Waits for the device.
+    def require_in_step(self, in_step: Tensor) -> None:
+        """Raise where the ranks were found out of step.
+
+        Args:
+            in_step: A copy of the buffer that can be read.
 
         Raises:
             ValueError: They were; on all ranks.
         """
         if self.size > 1:
-            require_agreement(self.in_step, f"before iteration {int(iteration)}", self.process_group)
+            require_agreement(in_step, "in a step before this one", self.process_group)
 
     def start_anew(self, device: torch.device) -> None:
         """Forget what was before a checkpoint."""

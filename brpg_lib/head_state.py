@@ -1,0 +1,161 @@
+"""What a head holds: its parts, where the training stands, and what a checkpoint says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brpg_lib.checkpoint import Resumable, flat
+from brpg_lib.cluster.bank import PrototypeBank
+from brpg_lib.cluster.clusterer import OnlineClusterer
+from brpg_lib.cluster.splitter import AdaptiveSplitter
+from brpg_lib.collect.queue import DTYPES, FeatureQueue
+from brpg_lib.collect.sampler import ConfidenceSampler
+from brpg_lib.config import BRPGConfig
+from brpg_lib.learn.limits import ClassLimits
+from brpg_lib.learn.loss import PrototypeContrastiveLoss
+from brpg_lib.notices import LateReader, OneTimeWarnings
+from brpg_lib.ranks.collectives import ProcessGroup
+from brpg_lib.ranks.team import Team
+from brpg_lib.schedule import Phase, Schedule
+from brpg_lib.timeline import Timeline
+from brpg_lib.validation import MAX_COUNT, require, require_device, require_integer
+
+
+class HeadState(Resumable):
+    """The modules and buffers of a :class:`~brpg_lib.PrototypeHead`, which says what the arguments are.
+
+    Buffers:
+        seen: ``(C,)`` bool, classes that the labels have shown.
+        dropped: ``()`` int64, pixels and points left out so far.
+        idle: ``(C, 2, K)`` int64, steps with points of its class since a prototype was the nearest one to any.
+    """
+
+    seen: Tensor
+    dropped: Tensor
+    idle: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        schedule: Schedule,
+        config: BRPGConfig | None = None,
+        *,
+        seed: int = 0,
+        queue_dtype: torch.dtype = torch.float32,
+        queue_device: str | torch.device | None = None,
+        process_group: ProcessGroup = None,
+    ) -> None:
+        super().__init__()
+        config = BRPGConfig() if config is None else config
+        require_integer("num_classes", num_classes, 1)
+        require_integer("seed", seed, 0, MAX_COUNT)
+        require(queue_dtype in DTYPES, "queue_dtype", f"one of {DTYPES}", repr(queue_dtype))
+        require_device("queue_device", queue_device)
+        require(isinstance(schedule, Schedule), "schedule", "a Schedule", type(schedule).__name__)
+        require(isinstance(config, BRPGConfig), "config", "a BRPGConfig", type(config).__name__)
+        ignored = config.ignore_index
+        require(not 0 <= ignored < num_classes, "config.ignore_index", f"none of the {num_classes} classes", ignored)
+        queue = FeatureQueue(
+            num_classes, feature_dim, **config.arguments_of(FeatureQueue), dtype=queue_dtype, device=queue_device
+        )
+        fits = schedule.min_rows <= queue.capacity
+        require(fits, "schedule.min_rows", f"at most the {queue.capacity} rows of a queue", schedule.min_rows)
+        self.num_classes, self.feature_dim, self.seed = num_classes, feature_dim, seed
+        self.schedule, self.config = schedule, config
+        self.queue = queue
+        self.sampler = ConfidenceSampler(
+            num_classes, **config.arguments_of(ConfidenceSampler), seed=seed, process_group=process_group
+        )
+        self.splitter = AdaptiveSplitter(num_classes, **config.arguments_of(AdaptiveSplitter))
+        self.clusterer = OnlineClusterer(
+            num_classes, **config.arguments_of(OnlineClusterer), seed=seed, process_group=process_group
+        )
+        self.bank = PrototypeBank(
+            num_classes, feature_dim, **config.arguments_of(PrototypeBank), process_group=process_group
+        )
+        self.limits = ClassLimits(num_classes, config.pseudo_label_share)
+        self.criterion = PrototypeContrastiveLoss(**config.arguments_of(PrototypeContrastiveLoss))
+        self.timeline, self.team = Timeline(schedule), Team(process_group)
+        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_buffer("dropped", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
+        self._warnings, self._reader = OneTimeWarnings(), LateReader()
+
+    @property
+    def process_group(self) -> ProcessGroup:
+        """Ranks that train together."""
+        return self.team.process_group
+
+    @property
+    def iteration(self) -> int:
+        """Iteration of the next call in train mode. Once :attr:`settled`, reading it waits for the device."""
+        return self.timeline.iteration
+
+    @property
+    def phase(self) -> Phase:
+        """Phase of the next call."""
+        return Phase.LEARN if self.settled else self._phase_at(self.iteration)
+
+    @property
+    def settled(self) -> bool:
+        """Whether only the learn step is left to do: every class has prototypes, and no reclustering is due.
+
+        From then on a call never waits for the device: the iteration is a tensor, and the call can be compiled
+        (``torch.compile(head, fullgraph=True)``) or captured in a CUDA graph.
+        """
+        return self.timeline.settled(self.bank)
+
+    @property
+    def samples_weak_views(self) -> bool:
+        """Whether the next call samples ``weak_features``; where not, a trainer may save the work of making them."""
+        if self.settled or self.phase is Phase.WARMUP:
+            return False
+        if self.phase is Phase.COLLECT or self.schedule.recluster_every is not None:
+            return True
+        return any(self.bank.present) and bool(self._missing().any())
+
+    def _phase_at(self, iteration: int) -> Phase:
+        return self.timeline.phase(iteration, self.bank, self.queue, self.seen)
+
+    def _missing(self) -> Tensor:
+        """Classes ``(C,)`` that the labels have shown, and that have no prototypes yet."""
+        return self.seen & ~torch.tensor(self.bank.present, device=self.seen.device)
+
+    def _all_settings(self) -> dict[str, Any]:
+        """What the ranks of a training have to have in common."""
+        own = self.identity() | {"schedule": dataclasses.asdict(self.schedule)} | self.progress()
+        return flat(own) | {"rows": self.queue.rows.tolist()}
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same where its state is loaded."""
+        return {
+            "num_classes": self.num_classes,
+            "feature_dim": self.feature_dim,
+            "queue_dtype": str(self.queue.dtype),
+            "config": self.config.to_dict(),
+        }
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint says beside the buffers."""
+        return {"iteration": self.iteration, "seed": self.seed}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Take over the iteration and the seed of a checkpoint, so that the same draws follow."""
+        self.timeline.go_on_at(int(progress["iteration"]))
+        self.seed = self.sampler.seed = self.clusterer.seed = int(progress["seed"])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        # What is not saved may have had no values (meta device), or tell of ranks that were out of step before.
+        self.timeline.reset_clock(self.dropped.device)
+        self.team.start_anew(self.dropped.device)
+
+    def extra_repr(self) -> str:
+        """Sizes and progress, for ``print(head)``."""
+        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, iteration={self.iteration}"
