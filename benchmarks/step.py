@@ -88,8 +88,8 @@ def learning_head(preset: Preset, inputs: Inputs) -> PrototypeHead:
 def call(head: Callable[..., Any], inputs: Inputs) -> Any:
     """One call of the head, or of what it was compiled to."""
     return head(
-        LabeledBatch(inputs.labeled, None, inputs.labels),
-        UnlabeledBatch(inputs.unlabeled, inputs.pseudo, inputs.confidence),
+        LabeledBatch(features=inputs.labeled, logits=None, labels=inputs.labels),
+        UnlabeledBatch(features=inputs.unlabeled, pseudo_labels=inputs.pseudo, confidence=inputs.confidence),
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from brpg_lib.validation import can_read, describe, require
+
+BatchT = TypeVar("BatchT", bound="Batch")
 
 HIGH, LOW, FALLBACK = 0, 1, 2
 """Group indices of a sample: high confidence, low confidence, kept for rare classes."""
@@ -17,9 +21,31 @@ INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
-class LabeledBatch:
+class Batch:
+    """What both kinds of batches can do."""
+
+    def to(self: BatchT, device: str | torch.device, non_blocking: bool = False) -> BatchT:
+        """The same batch on a device.
+
+        Args:
+            device: Torch device or its name.
+            non_blocking: As in ``torch.Tensor.to``.
+        """
+        fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+        values = {field.name: getattr(self, field.name) for field in fields}
+        moved = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in values.items() if value is not None
+        }
+        return type(self)(**(values | moved))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabeledBatch(Batch):
     """Labeled images of one step, seen by the student. Sizes: B images, D channels, C classes.
+
+    >>> batch = LabeledBatch(features=torch.rand(2, 8, 5, 5), labels=torch.zeros(2, 17, 17, dtype=torch.long))
+    >>> batch.to("cpu").labels.shape
+    torch.Size([2, 17, 17])
 
     Attributes:
         features: ``(B, D, h, w)`` floating point, from the representation branch, with gradient.
@@ -32,8 +58,8 @@ class LabeledBatch:
     """
 
     features: Tensor
-    logits: Tensor | None
     labels: Tensor
+    logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         _require_map("labeled.features", self.features)
@@ -55,9 +81,15 @@ class LabeledBatch:
         _require_labels("labeled.labels", self.labels, num_classes, ignore_index)
 
 
-@dataclass(frozen=True)
-class UnlabeledBatch:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnlabeledBatch(Batch):
     """Unlabeled images of one step. Sizes: B strong views, B' weak views, D channels, C classes.
+
+    >>> features = torch.rand(2, 8, 5, 5, requires_grad=True)
+    >>> confidence, pseudo_labels = torch.rand(2, 3, 17, 17).softmax(1).max(1)
+    >>> batch = UnlabeledBatch(features=features, pseudo_labels=pseudo_labels, confidence=confidence)
+    >>> batch.weak_features is None
+    True
 
     Attributes:
         features: ``(B, D, h, w)`` floating point, the student's features of the strong (CutMixed) views, with gradient.
@@ -124,7 +156,7 @@ class UnlabeledBatch:
             _require_all("unlabeled.confidence", "values in [0, 1]", self.confidence, valid)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Feature vectors that the sampler chose, on their way to the queues.
 

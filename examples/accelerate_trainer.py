@@ -48,8 +48,14 @@ def train(folder: Path, stop: int = EPOCHS, resume: bool = False) -> PrototypeHe
                 features, features_weak, features_strong = projection(feature_tap.take(1)[0]).chunk(3)
                 logits, logits_weak, _ = logit_tap.take(1)[0].chunk(3)
                 out = head(
-                    LabeledBatch(features, logits, labels),
-                    UnlabeledBatch(features_strong, pseudo, confidence, features_weak, logits_weak),
+                    LabeledBatch(features=features, logits=logits, labels=labels),
+                    UnlabeledBatch(
+                        features=features_strong,
+                        pseudo_labels=pseudo,
+                        confidence=confidence,
+                        weak_features=features_weak,
+                        weak_logits=logits_weak,
+                    ),
                 )
                 loss = loss + out.loss
 

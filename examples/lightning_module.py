@@ -51,8 +51,14 @@ class Segmenter(LightningModule):  # type: ignore[misc]
         features, features_weak, features_strong = self.projection(self.feature_tap.take(1)[0]).chunk(3)
         logits, logits_weak, _ = self.logit_tap.take(1)[0].chunk(3)
         out = self.head(
-            LabeledBatch(features, logits, labels),
-            UnlabeledBatch(features_strong, pseudo, confidence, features_weak, logits_weak),
+            LabeledBatch(features=features, logits=logits, labels=labels),
+            UnlabeledBatch(
+                features=features_strong,
+                pseudo_labels=pseudo,
+                confidence=confidence,
+                weak_features=features_weak,
+                weak_logits=logits_weak,
+            ),
         )
         loss = loss + out.loss
 

@@ -41,8 +41,14 @@ def main() -> None:
             confidence, pseudo = teacher.logits.softmax(1).max(1)
         loss = F.cross_entropy(labeled.logits, labels[chosen]) + F.cross_entropy(unlabeled.logits, pseudo)
 
-        labeled_batch = LabeledBatch(labeled.features, labeled.low_logits, labels[chosen])
-        unlabeled_batch = UnlabeledBatch(unlabeled.features, pseudo, confidence, teacher.features, teacher.low_logits)
+        labeled_batch = LabeledBatch(features=labeled.features, logits=labeled.low_logits, labels=labels[chosen])
+        unlabeled_batch = UnlabeledBatch(
+            features=unlabeled.features,
+            pseudo_labels=pseudo,
+            confidence=confidence,
+            weak_features=teacher.features,
+            weak_logits=teacher.low_logits,
+        )
         out = head(labeled_batch, unlabeled_batch)
         loss = loss + out.loss
 

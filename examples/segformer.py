@@ -58,8 +58,14 @@ def train(steps: int) -> PrototypeHead:
             views = (enlarge(logits, images), labels, enlarge(logits_weak, images), enlarge(logits_strong, images))
             loss, pseudo, confidence = self_training_loss(*views)
             out = head(
-                LabeledBatch(features, logits, labels),
-                UnlabeledBatch(features_strong, pseudo, confidence, features_weak, logits_weak),
+                LabeledBatch(features=features, logits=logits, labels=labels),
+                UnlabeledBatch(
+                    features=features_strong,
+                    pseudo_labels=pseudo,
+                    confidence=confidence,
+                    weak_features=features_weak,
+                    weak_logits=logits_weak,
+                ),
             )
             loss = loss + out.loss
 

@@ -74,7 +74,9 @@ def labeled(
     hidden = torch.rand(truth.shape, generator=generator(seed + 2)) < ignored
     for index in absent:
         hidden |= truth == index
-    return LabeledBatch(features.requires_grad_(), logits, torch.where(hidden, ignore_index, truth))
+    return LabeledBatch(
+        features=features.requires_grad_(), logits=logits, labels=torch.where(hidden, ignore_index, truth)
+    )
 
 
 def unlabeled(
@@ -99,7 +101,13 @@ def unlabeled(
     for index in absent:
         confidence[truth == index] = 0.0
         weak_logits[:, index] = -20.0
-    return UnlabeledBatch(features.requires_grad_(), truth, confidence, weak_features, weak_logits)
+    return UnlabeledBatch(
+        features=features.requires_grad_(),
+        pseudo_labels=truth,
+        confidence=confidence,
+        weak_features=weak_features,
+        weak_logits=weak_logits,
+    )
 
 
 def fresh(batch: Batch, **changes: Any) -> Batch:

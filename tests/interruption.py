@@ -67,8 +67,14 @@ def train(index: int, ranks: int, folder: Path, name: str, progress: Any = None)
         (first, second, third), (pred, _, weak_pred) = features.chunk(3), logits.chunk(3)
         confidence, pseudo = weak_pred.detach().flip(3).softmax(1).max(1)
         out = module(
-            LabeledBatch(first.float(), pred.float(), labels),
-            UnlabeledBatch(second.float(), pseudo, confidence.float(), third.float(), weak_pred.float()),
+            LabeledBatch(features=first.float(), logits=pred.float(), labels=labels),
+            UnlabeledBatch(
+                features=second.float(),
+                pseudo_labels=pseudo,
+                confidence=confidence.float(),
+                weak_features=third.float(),
+                weak_logits=weak_pred.float(),
+            ),
         )
         loss = nn.functional.cross_entropy(pred, labels) + out.loss
         optimizer.zero_grad()

@@ -72,7 +72,7 @@ def test_unlabeled_refused_by_name(field: str, value: Any) -> None:
 
 def test_the_message_says_shape_dtype_and_device() -> None:
     with pytest.raises(ValueError, match=r"integer tensor \(2, H, W\) on cpu.*found float32 \(2, 17, 21\) on cpu"):
-        LabeledBatch(labeled().features, None, PIXELS)
+        LabeledBatch(features=labeled().features, logits=None, labels=PIXELS)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
@@ -140,7 +140,7 @@ def test_weak_views_may_differ_in_number_and_size() -> None:
 
 
 def test_device_is_checked_for_both_batches() -> None:
-    elsewhere = UnlabeledBatch(*(t.to("meta") for t in (torch.zeros(B, D, h, w), LABELS, PIXELS)))
+    elsewhere = UnlabeledBatch(features=torch.zeros(B, D, h, w), pseudo_labels=LABELS, confidence=PIXELS).to("meta")
     here = torch.zeros(C, 2, 3, D)
     check_step(labeled(), unlabeled(), here, 255, needs_logits=True)
     with pytest.raises(ValueError, match=r"unlabeled\.features: expected a tensor on cpu, like the module, found meta"):

@@ -373,7 +373,7 @@ class Segmenter(nn.Module):
     def forward(self, step: int, index: int) -> Tensor:
         first, second = images(step, index)
         features = self.net(first.features.detach())
-        out = self.head(LabeledBatch(features, first.logits, first.labels), second)
+        out = self.head(LabeledBatch(features=features, logits=first.logits, labels=first.labels), second)
         return out.loss + self.classifier(features).square().mean()
 
 

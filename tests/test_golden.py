@@ -53,8 +53,8 @@ def test_learn_step(name: str) -> None:
     unlabeled = data["features_unlabeled"].requires_grad_()
     iteration = int(record["iteration"])
     out = head(
-        LabeledBatch(labeled, None, data["labels"]),
-        UnlabeledBatch(unlabeled, data["pseudo_labels"], data["confidence"]),
+        LabeledBatch(features=labeled, logits=None, labels=data["labels"]),
+        UnlabeledBatch(features=unlabeled, pseudo_labels=data["pseudo_labels"], confidence=data["confidence"]),
         iteration=iteration,
     )
     out.loss.backward()
@@ -93,11 +93,11 @@ def test_collect_steps(name: str) -> None:
         features, weak = data[f"features_labeled_{step}"], data[f"features_weak_{step}"]
         shape = data[f"labels_{step}"].shape
         out = head(
-            LabeledBatch(features, data[f"logits_labeled_{step}"], data[f"labels_{step}"]),
+            LabeledBatch(features=features, logits=data[f"logits_labeled_{step}"], labels=data[f"labels_{step}"]),
             UnlabeledBatch(
-                torch.zeros_like(features),
-                torch.zeros(shape, dtype=torch.uint8),
-                torch.zeros(shape),
+                features=torch.zeros_like(features),
+                pseudo_labels=torch.zeros(shape, dtype=torch.uint8),
+                confidence=torch.zeros(shape),
                 weak_features=weak,
                 weak_logits=data[f"logits_weak_{step}"],
             ),

@@ -968,8 +968,10 @@ def test_no_decision_of_the_learn_step_depends_on_values() -> None:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(*shape, dtype=dtype, device=device)
 
-        first = LabeledBatch(empty(2, 5, 9, 11), None, empty(2, 17, 21, dtype=torch.int64))
-        second = UnlabeledBatch(empty(2, 5, 9, 11), empty(2, 17, 21, dtype=torch.int64), empty(2, 17, 21))
+        first = LabeledBatch(features=empty(2, 5, 9, 11), logits=None, labels=empty(2, 17, 21, dtype=torch.int64))
+        second = UnlabeledBatch(
+            features=empty(2, 5, 9, 11), pseudo_labels=empty(2, 17, 21, dtype=torch.int64), confidence=empty(2, 17, 21)
+        )
         with NoCopies():
             out = module(first, second)
         assert out.loss.device.type == "cuda"

@@ -31,7 +31,11 @@ def positions(height: int, width: int, images: int = 1) -> UnlabeledBatch:
     """Unlabeled images whose feature (y + 1, x + 1, image + 1) tells the pixel; every pixel has confidence 0.9."""
     axes = torch.meshgrid(torch.arange(images), torch.arange(height), torch.arange(width), indexing="ij")
     features = torch.stack((axes[1], axes[2], axes[0]), dim=1).float() + 1
-    return UnlabeledBatch(features, torch.zeros(images, height, width).long(), torch.full((images, height, width), 0.9))
+    return UnlabeledBatch(
+        features=features,
+        pseudo_labels=torch.zeros(images, height, width).long(),
+        confidence=torch.full((images, height, width), 0.9),
+    )
 
 
 def pixels_of(points: Points) -> list[tuple[int, ...]]:
@@ -128,7 +132,9 @@ def test_only_confident_pixels_with_a_class() -> None:
 
 def test_the_threshold_itself_is_confident() -> None:
     confidence = torch.tensor([[[0.5, 0.75, 0.875]]])
-    batch = UnlabeledBatch(torch.ones(1, 3, 1, 3), torch.zeros(1, 1, 3).long(), confidence)
+    batch = UnlabeledBatch(
+        features=torch.ones(1, 3, 1, 3), pseudo_labels=torch.zeros(1, 1, 3).long(), confidence=confidence
+    )
     assert (draw(batch, 0.75, 10).classes == 0).sum() == 2
 
 

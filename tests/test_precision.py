@@ -82,8 +82,14 @@ def trained(dtype: torch.dtype | None, device: torch.device, steps: int = 30) ->
             strong, _ = net(second.features.detach())
             weak, weak_logits = net(second.weak_features)
             out = module(
-                LabeledBatch(features, logits, first.labels),
-                UnlabeledBatch(strong, second.pseudo_labels, second.confidence, weak, weak_logits),
+                LabeledBatch(features=features, logits=logits, labels=first.labels),
+                UnlabeledBatch(
+                    features=strong,
+                    pseudo_labels=second.pseudo_labels,
+                    confidence=second.confidence,
+                    weak_features=weak,
+                    weak_logits=weak_logits,
+                ),
             )
             labels = first.labels[:, ::2, ::2]
             loss = nn.functional.cross_entropy(logits, labels, ignore_index=255) + out.loss

@@ -105,7 +105,9 @@ def test_class_adaptive_thresholds(image, sizes, align_corners, momentum, bounds
 
 def test_the_threshold_is_high_and_the_floor_is_nothing() -> None:
     """Two equal logits: the confidence is exactly one half."""
-    batch = LabeledBatch(torch.ones(1, 1, 1, 1), torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
+    batch = LabeledBatch(
+        features=torch.ones(1, 1, 1, 1), logits=torch.zeros(1, 2, 1, 1), labels=torch.zeros(1, 1, 1, dtype=torch.int64)
+    )
     assert ConfidenceSampler(2, confidence_threshold=0.5)(batch).groups.tolist() == [0]
     assert ConfidenceSampler(2, confidence_threshold=0.6, confidence_floor=0.5)(batch).groups.tolist() == []
     assert ConfidenceSampler(2, confidence_threshold=0.6, confidence_floor=0.4)(batch).groups.tolist() == [1]
@@ -138,7 +140,7 @@ def imbalanced() -> LabeledBatch:
     """One image of 1000 pixels, all right and high: 900 of class 0, 90 of class 1, 10 of class 2."""
     labels = torch.tensor([0] * 900 + [1] * 90 + [2] * 10).view(1, 20, 50)
     logits = 20 * torch.nn.functional.one_hot(labels, 3).movedim(3, 1).float()
-    return LabeledBatch(torch.arange(1000.0).view(1, 1, 20, 50), logits, labels)
+    return LabeledBatch(features=torch.arange(1000.0).view(1, 1, 20, 50), logits=logits, labels=labels)
 
 
 @pytest.mark.parametrize(("exponent", "weights"), [(None, (1, 1, 1)), (0.5, (30, 9.49, 3.16)), (1.0, (900, 90, 10))])
@@ -319,5 +321,5 @@ def test_thresholds_of_a_million_pixels_are_exact() -> None:
     sampler = ConfidenceSampler(2, class_adaptive=(0.0, 1.0), adaptive_momentum=0.0)
     logits = torch.tensor([0.9, 0.1]).log()[None, :, None, None].expand(1, 2, 3, 3)
     labels = torch.zeros(1, 1500, 1500, dtype=torch.int64)
-    sampler(LabeledBatch(torch.ones(1, 4, 3, 3), logits, labels))
+    sampler(LabeledBatch(features=torch.ones(1, 4, 3, 3), logits=logits, labels=labels))
     assert sampler.thresholds[0].item() == pytest.approx(0.9, abs=1e-5)
