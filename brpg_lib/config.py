@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brpg_lib.validation import MAX_SIZE, require, require_bool, require_integer, require_number
+from brpg_lib.validation import MAX_SIZE, require, require_bool, require_integer, require_known, require_number
 
 DISPERSIONS = ("cosine", "l2", "l2_normalized")
 CENTROIDS = ("mean", "confidence")
@@ -201,9 +201,7 @@ class BRPGConfig:
         Raises:
             ValueError: A key is not a field, or a value is out of range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(fields) - known)
-        require(not unknown, "BRPGConfig", f"fields among {sorted(known)}", unknown)
+        require_known("BRPGConfig.", fields, [field.name for field in dataclasses.fields(cls)])
         return cls(**fields)
 
     def arguments_of(self, module: Callable[..., Any]) -> dict[str, Any]:

@@ -87,6 +87,26 @@ class HeadState(Resumable):
         self.register_buffer("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
         self._warnings, self._reader = OneTimeWarnings(), LateReader()
 
+    def reset(self) -> None:
+        """Back to iteration 0, without samples and prototypes, as a new head of the same seed.
+
+        >>> from brpg_lib import LabeledBatch, PrototypeHead, Schedule
+        >>> head = PrototypeHead(2, 4, Schedule(warmup=1, collect=1, total=9))
+        >>> out = head(LabeledBatch(features=torch.rand(1, 4, 3, 3), labels=torch.zeros(1, 9, 9, dtype=torch.long)))
+        >>> head.iteration
+        1
+        >>> head.reset()
+        >>> head.iteration
+        0
+        """
+        for part in (self.sampler, self.queue, self.bank, self.limits):
+            part.reset()
+        for values in (self.seen, self.dropped, self.idle):
+            values.zero_()
+        self.timeline.go_on_at(0)
+        self.team.start_anew(self.dropped.device)
+        self._warnings, self._reader = OneTimeWarnings(), LateReader()
+
     @property
     def process_group(self) -> ProcessGroup:
         """Ranks that train together."""
@@ -158,4 +178,5 @@ class HeadState(Resumable):
 
     def extra_repr(self) -> str:
         """Sizes and progress, for ``print(head)``."""
-        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, iteration={self.iteration}"
+        sizes = f"num_classes={self.num_classes}, feature_dim={self.feature_dim}"
+        return sizes if self.seen.is_meta else f"{sizes}, iteration={self.iteration}, phase={self.phase.value}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Iterable
+
 import torch
 from torch import Tensor
 
@@ -38,6 +41,24 @@ def require_number(field: str, value: object, low: float, high: float, *, open_l
 def require_bool(field: str, value: object) -> None:
     """Raises ``ValueError`` unless a value is True or False."""
     require(isinstance(value, bool), field, "True or False", repr(value))
+
+
+def require_known(prefix: str, given: Iterable[object], known: Collection[str]) -> None:
+    """Require names to be among the ``known`` ones; a close one is suggested.
+
+    Args:
+        prefix: What stands before the name in a message, such as ``"brpg."``.
+        given: The names.
+        known: Those that there are.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"{prefix}{name}: expected one of {', '.join(sorted(known))}{hint}")
 
 
 def can_read(tensor: Tensor) -> bool:

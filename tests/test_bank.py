@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from pathlib import Path
 
 import pytest
 import reference
@@ -71,13 +73,13 @@ def test_update(classes, slots, dim, points, seed, momentum, weight):
     assert_close(bank.prototypes, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_update_with_known_cosine_and_other_integer_types() -> None:
+def test_update_with_other_integer_types() -> None:
     for dtype in (torch.uint8, torch.int32):
         one, _ = made(3, 2, 4, 0)
         two = copy.deepcopy(one)
         features, classes = torch.randn(20, 4, requires_grad=True), torch.randint(3, (20,))
         one.update(features, classes)
-        two.update(features, classes.to(dtype), two.cosine(features))
+        two.update(features, classes.to(dtype))
         assert torch.equal(one.prototypes, two.prototypes)
         assert not one.prototypes.requires_grad
 
@@ -273,3 +275,56 @@ def test_rows_without_direction_get_no_gradient(value: float) -> None:
     prototype_contrastive_loss(bank.similarity(features), torch.arange(3)).backward()
     assert torch.equal(features.grad[1], torch.zeros(4))
     assert features.grad[[0, 2]].abs().sum() > 0
+
+
+# --- Maps and exports -------------------------------------------------------------------------------------------------
+
+
+class NearestPrototype(nn.Module):
+    """Classifies by the prototypes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Conv2d(3, 4, 1)
+        self.bank, _ = made(3, 2, 4, 0, share=1.1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.bank.classify(self.network(images))
+
+
+def test_maps_are_points_side_by_side() -> None:
+    bank, _ = made(3, 2, 4, 0)
+    maps = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(1))
+    points = maps.movedim(1, 3).reshape(-1, 4)
+    assert torch.equal(bank.similarity(maps).movedim(1, 3).reshape(-1, 3), bank.similarity(points))
+    assert torch.equal(bank.classify(maps).flatten(), bank.classify(points))
+
+
+def test_maps_have_gradients() -> None:
+    bank, _ = made(3, 2, 4, 0, share=1.1)
+    maps = torch.randn(2, 4, 5, 6, requires_grad=True)
+    bank.similarity(maps).sum().backward()
+    assert maps.grad is not None
+    assert bool(maps.grad.abs().sum() > 0)
+
+
+def test_maps_of_other_channels_are_refused() -> None:
+    bank, _ = made(3, 2, 4, 0)
+    with pytest.raises(ValueError, match=r"features: expected a floating-point tensor \(N, 4\)"):
+        bank.similarity(torch.randn(2, 5, 3, 3))
+
+
+def test_classification_can_be_exported() -> None:
+    module, images = NearestPrototype().eval(), torch.randn(2, 3, 5, 6)
+    assert torch.equal(torch.export.export(module, (images,)).module()(images), module(images))
+
+
+def test_classification_can_be_exported_to_onnx(tmp_path: Path) -> None:
+    onnx_reference = pytest.importorskip("onnx.reference")
+    module, images = NearestPrototype().eval(), torch.randn(2, 3, 5, 6)
+    file = tmp_path / "nearest.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about the shapes that are checked
+        torch.onnx.export(module, (images,), str(file), dynamo=False, input_names=["images"])
+    (found,) = onnx_reference.ReferenceEvaluator(str(file)).run(None, {"images": images.numpy()})
+    assert torch.equal(torch.from_numpy(found), module(images))

@@ -161,7 +161,7 @@ def test_other_input_types_are_converted() -> None:
     queue = FeatureQueue(C, D, queue_size=9)
     features = torch.randn(6, D, dtype=torch.float64, requires_grad=True)
     for dtype in (torch.uint8, torch.int32):
-        queue.clear()
+        queue.reset()
         classes = torch.tensor([0, 1, 2, 0, 1, 2], dtype=dtype)
         groups = torch.tensor([0, 1, 0, 1, 0, 1], dtype=dtype)
         queue.append(samples(features, classes, groups, torch.rand(6).half()))
@@ -222,7 +222,7 @@ def test_clear_and_release() -> None:
     fresh = state(queue)
     batch = batch_of([60], 0, last_group=2)
     queue.append(batch)
-    queue.clear()
+    queue.reset()
     assert all(torch.equal(value, fresh[name]) for name, value in queue.state_dict().items())
     queue.append(batch)
     queue.release()

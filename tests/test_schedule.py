@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -122,3 +123,14 @@ def test_lists_from_a_file_become_tuples() -> None:
     schedule = Schedule(**LENGTHS, pseudo_threshold_range=[0.7, 0.9])  # type: ignore[arg-type]
     assert schedule == Schedule(**LENGTHS, pseudo_threshold_range=(0.7, 0.9))
     assert hash(schedule)
+
+
+@pytest.mark.parametrize("options", [{}, {"recluster_every": 3, "min_rows": 5, "max_collect": 9, "ramp_start": 2}])
+def test_survives_json(options: dict[str, Any]) -> None:
+    schedule = Schedule(warmup=1, collect=2, total=9, **options)
+    assert Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+
+
+def test_an_unknown_field_of_a_dict_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Schedule\.warm_up: expected one of .*\(did you mean warmup\?\)"):
+        Schedule.from_dict({"warm_up": 1, "collect": 1, "total": 9})

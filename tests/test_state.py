@@ -14,6 +14,7 @@ from torch import nn
 from brpg_lib import BRPGConfig, PrototypeHead, UnlabeledBatch, checkpoint
 from brpg_lib.batches import LabeledBatch
 from brpg_lib.checkpoint import pack, unpack
+from brpg_lib.learn import diagnostics
 
 PHASES = {"fresh": 0, "collect": 1, "collect middle": 2, "first learn step": 4, "second learn step": 5, "learn": 9}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -289,3 +290,33 @@ def test_safetensors_hold_the_state(phase: str) -> None:
     found.load_state_dict(safetensors.load(safetensors.save(module.state_dict())))
     assert same(state(found), state(module))
     assert found.iteration == module.iteration
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("steps", [2, 9])
+def test_reset_is_a_new_head(options: str, steps: int) -> None:
+    module, new = run(head(**OPTIONS[options]), steps), head(**OPTIONS[options])
+    module.reset()
+    assert module.iteration == 0
+    assert_goes_on(new, module, steps=8)
+
+
+def test_reading_has_no_effects(recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = run(head(), 9)
+    monkeypatch.setattr(diagnostics, "DEAD_AFTER", 0)  # all prototypes are dead
+    recwarn.clear()
+    before = state(module)
+    text = repr(module)
+    assert "iteration=9, phase=learn" in text
+    assert "prototypes=" in text
+    assert "rows=" in text
+    _ = module.iteration, module.phase, module.settled, module.samples_weak_views, module.state_dict()
+    assert not recwarn.list
+    assert same(state(module), before)
+    step(module)
+    assert any("dead" in str(warning.message) for warning in recwarn.list)
+
+
+def test_a_head_without_values_can_be_shown() -> None:
+    with torch.device("meta"):
+        assert "num_classes=3" in repr(head().to("meta"))

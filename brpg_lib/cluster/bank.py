@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
@@ -109,6 +110,19 @@ class PrototypeBank(StateModule):
         self.prototypes.zero_()[:, :, :used] = vectors.to(self.prototypes.device)
         self.mask.zero_()[:, :, :used] = mask.to(self.mask.device)
 
+    def reset(self) -> None:
+        """Forget all prototypes."""
+        self.prototypes.zero_()
+        self.mask.zero_()
+
+    def extra_repr(self) -> str:
+        """Sizes and how many prototypes there are, for ``print(bank)``."""
+        sizes = f"num_classes={self.num_classes}, feature_dim={self.feature_dim}"
+        if self.mask.is_meta:
+            return sizes
+        high, low = self.mask.sum((0, 2)).tolist()
+        return f"{sizes}, prototypes={high} high + {low} low"
+
     def cosine(self, features: Tensor) -> Tensor:
         """Cosine similarity of each feature to every prototype: ``(N, C, 2, K)`` float32, -inf where there is none.
 
@@ -135,25 +149,45 @@ class PrototypeBank(StateModule):
         """Similarity of each feature to each class: the cosine to the class's most similar prototype.
 
         Args:
-            features: ``(N, D)`` floating point, differentiable.
+            features: ``(N, D)`` points or ``(B, D, h, w)`` maps, floating point, differentiable.
 
         Returns:
-            ``(N, C)`` float32; -inf for a class without prototypes.
+            ``(N, C)`` or ``(B, C, h, w)`` float32; -inf for a class without prototypes.
+
+        Raises:
+            ValueError: The shape or dtype is wrong.
         """
+        if isinstance(features, Tensor) and features.ndim == 4:
+            images, _, height, width = features.shape
+            points = self.cosine(rearrange(features, "b d h w -> (b h w) d")).amax(dim=(2, 3))
+            return rearrange(points, "(b h w) c -> b c h w", b=images, h=height, w=width)
         return self.cosine(features).amax(dim=(2, 3))
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
-        """The class whose prototype is most similar: ``(N,)`` int64, for ``features (N, D)``.
+        """The class whose prototype is most similar.
+
+        >>> bank = PrototypeBank(num_classes=3, feature_dim=8)
+        >>> bank.set(torch.randn(3, 2, 2, 8), torch.ones(3, 2, 2, dtype=torch.bool))
+        >>> bank.classify(torch.randn(4, 8, 5, 6)).shape
+        torch.Size([4, 5, 6])
+
+        Args:
+            features: ``(N, D)`` points or ``(B, D, h, w)`` maps, floating point.
+
+        Returns:
+            ``(N,)`` or ``(B, h, w)`` int64.
 
         Raises:
-            ValueError: The shape is wrong, or the bank is empty.
+            ValueError: The shape is wrong, or the bank is empty. (Not while the module is exported or compiled, where
+                values cannot be read.)
         """
-        require(any(self.present), "prototypes", "a bank with prototypes", "an empty one; set() it first")
+        if not torch.compiler.is_compiling():
+            require(any(self.present), "prototypes", "a bank with prototypes", "an empty one; set() it first")
         return self.similarity(features).argmax(dim=1)
 
     @torch.no_grad()
-    def update(self, features: Tensor, classes: Tensor, cosine: Tensor | None = None) -> None:
+    def update(self, features: Tensor, classes: Tensor) -> None:
         """Move each prototype towards the points nearest to it among those of its class.
 
         A point goes to its class's most similar prototype; a prototype with points moves to ``momentum * prototype
@@ -165,7 +199,6 @@ class PrototypeBank(StateModule):
             features: ``(N, D)`` floating point. Rows that are not finite, or longer than 1e15, move nothing.
             classes: ``(N,)`` integers; points outside 0..C-1 (the ignore index) or of a class without prototypes move
                 nothing.
-            cosine: :meth:`cosine` of the features, where it is known already.
 
         Raises:
             ValueError: A shape or dtype is wrong; nothing was changed.
@@ -174,8 +207,7 @@ class PrototypeBank(StateModule):
         fits = isinstance(classes, Tensor) and classes.shape == features.shape[:1] and is_integer(classes)
         fits = fits and classes.device == features.device
         require(fits, "classes", f"integers ({features.shape[0]},) beside the features", describe(classes))
-        if cosine is None:
-            cosine = self.cosine(features)
+        cosine = self.cosine(features)
         with torch.autocast(features.device.type, enabled=False):
             finite = is_finite(features)
             nearest, counted = self.assign(cosine, classes)

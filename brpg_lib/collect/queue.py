@@ -237,10 +237,18 @@ class FeatureQueue(StateModule):
             order = (order + cursor) % count
         return self.features[class_index, group][order], self.confidence[class_index, group][order]
 
-    def clear(self) -> None:
-        """Forget all rows."""
+    def reset(self) -> None:
+        """Forget all rows, and what was refused."""
         self.release()
-        self._allocate()
+        self.dropped.zero_()
+
+    def extra_repr(self) -> str:
+        """Sizes and how many rows there are, for ``print(queue)``."""
+        sizes = f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, capacity={self.capacity}"
+        if self.rows.is_meta:
+            return sizes
+        high, low = self.rows.sum(0).tolist()
+        return f"{sizes}, rows={high} high + {low} low"
 
     def release(self) -> None:
         """Forget all rows and give their memory back; the next :meth:`append` takes it again."""

@@ -111,6 +111,11 @@ class ConfidenceSampler(StateModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._fixed = self._fixed_classes(self.thresholds.device)  # on the meta device it had no values
 
+    def reset(self) -> None:
+        """Forget what was seen: thresholds and draws are those of a new sampler."""
+        self.thresholds.fill_(self.config.confidence_threshold)
+        self.draws.zero_()
+
     def class_thresholds(self) -> Tensor:
         """The confidence threshold ``t_c`` of each class in force: ``(C,)`` float32."""
         config = self.config

@@ -23,21 +23,29 @@ def cosine(features: Tensor, directions: Tensor, exists: Tensor) -> Tensor:
     Returns:
         ``(N, M)`` float32.
     """
+    if not (features.requires_grad and torch.is_grad_enabled()):
+        return _similarity(features, directions, exists)[0]  # plain operations, which any exporter knows
     similarity: Tensor = _Cosine.apply(features, directions, exists)
     return similarity
+
+
+def _similarity(features: Tensor, directions: Tensor, exists: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The result ``(N, M)``, the same before places without similarity are marked, and 1 / length ``(N, 1)``."""
+    rows = features.float()
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    usable = (norm > MIN_NORM) & (norm <= MAX_NORM)
+    inverse = torch.where(usable, 1 / norm, 0.0)
+    similarity = (rows @ directions.T).mul_(inverse).masked_fill_(~usable, 0.0)
+    finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True) < torch.inf
+    return similarity.masked_fill(~(finite & exists), -torch.inf), similarity, inverse
 
 
 class _Cosine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, directions: Tensor, exists: Tensor) -> Tensor:
-        rows = features.float()
-        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        usable = (norm > MIN_NORM) & (norm <= MAX_NORM)
-        inverse = torch.where(usable, 1 / norm, 0.0)
-        similarity = (rows @ directions.T).mul_(inverse).masked_fill_(~usable, 0.0)
+        marked, similarity, inverse = _similarity(features, directions, exists)
         ctx.save_for_backward(features, directions, similarity, inverse)
-        finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True) < torch.inf
-        return similarity.masked_fill(~(finite & exists), -torch.inf)
+        return marked
 
     @staticmethod
     @once_differentiable

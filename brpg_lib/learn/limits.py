@@ -63,6 +63,10 @@ class ClassLimits(StateModule):
         self.share = share
         self.register_buffer("values", torch.zeros(num_classes))
 
+    def reset(self) -> None:
+        """Forget all classes."""
+        self.values.zero_()
+
     @property
     def num_counts(self) -> int:
         """Length of the counts of a step."""

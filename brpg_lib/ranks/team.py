@@ -89,5 +89,5 @@ class Team(StateModule):
             require_agreement(in_step, "in a step before this one", self.process_group)
 
     def start_anew(self, device: torch.device) -> None:
-        """Forget what was before a checkpoint."""
+        """Forget what was before."""
         self.in_step = torch.ones(3, dtype=torch.bool, device=device)

@@ -29,9 +29,7 @@ def with_second_opinion(probability: Tensor, weak: Prediction, head: PrototypeHe
     """
     if head.phase is not Phase.LEARN or weak.features is None:
         return probability
-    batch, dim, *_ = weak.features.shape
-    similarity = head.bank.similarity(weak.features.movedim(1, -1).reshape(-1, dim))
-    maps = similarity.nan_to_num(neginf=LOWEST).view(batch, *weak.features.shape[-2:], -1).movedim(-1, 1)
+    maps = head.bank.similarity(weak.features).nan_to_num(neginf=LOWEST)
     size = probability.shape[-2:]
     maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=head.config.align_corners)
     if kind == "agreement":
