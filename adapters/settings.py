@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from brpg_lib import BRPGConfig, Schedule
-from brpg_lib.validation import require, require_integer
+from brpg_lib.validation import require, require_integer, require_known
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = (None, "cpu", "cuda")
@@ -93,7 +92,7 @@ class Settings:
         )
         given: dict[str, Any] = dict(section) if isinstance(section, Mapping) else {}
         own = ("enabled", "preset", "feature_dim", "seed", "queue_dtype", "queue_device")
-        _refuse_unknown(given, (*own, *CONFIG_KEYS, *SCHEDULE_KEYS))
+        require_known("brpg.", given, (*own, *CONFIG_KEYS, *SCHEDULE_KEYS))
         enabled = given.get("enabled", True)
         require(isinstance(enabled, bool), "brpg.enabled", "true or false", repr(enabled))
         if not enabled:
@@ -104,8 +103,9 @@ class Settings:
         )
         require(device in DEVICES, "brpg.queue_device", "cpu, cuda, or nothing for the model's device", repr(device))
         seed, feature_dim = given.get("seed", 0), given.get("feature_dim", feature_dim)
-        require_integer("brpg.seed", seed, 0)
-        require_integer("brpg.feature_dim", feature_dim, 1)
+        with named_as_in_the_yaml():
+            require_integer("seed", seed, 0)
+            require_integer("feature_dim", feature_dim, 1)
         official = next((official for name, official in OFFICIAL.items() if dataset.startswith(name)), DEFAULT)
         preset = given.get("preset", official.preset)
         is_known = isinstance(preset, str) and preset in PRESETS
@@ -127,21 +127,13 @@ class Settings:
 
 @contextmanager
 def named_as_in_the_yaml(remark: str = "") -> Iterator[None]:
-    """Errors name the key of the section, and end with ``remark``."""
+    """Errors name the key of the section, and end with ``remark``; in a file, a wrong type is just a wrong value."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         field = str(error).removeprefix("config.").removeprefix("schedule.")
         raise ValueError(f"brpg.{field}{remark}") from None
 
 
 def _pick(given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: given[key] for key in keys if key in given}
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"brpg.{key}: expected one of {', '.join(sorted(known))}{hint}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from brpg_lib.validation import can_read, describe, require
+from brpg_lib.validation import can_read, describe, require, require_instance, require_tensor
 
 BatchT = TypeVar("BatchT", bound="Batch")
 
@@ -211,7 +211,12 @@ def check_step(labeled: object, unlabeled: object, prototypes: Tensor, ignore_in
     if torch.compiler.is_compiling():
         return
     device, num_classes, feature_dim = prototypes.device, prototypes.shape[0], prototypes.shape[-1]
-    require(isinstance(labeled, LabeledBatch), "labeled", "a LabeledBatch", type(labeled).__name__)
+    require_instance(
+        "labeled",
+        labeled,
+        LabeledBatch,
+        "a LabeledBatch",
+    )
     known = unlabeled is None or isinstance(unlabeled, UnlabeledBatch)
     require(known, "unlabeled", "an UnlabeledBatch or None", type(unlabeled).__name__)
     for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)):
@@ -226,7 +231,7 @@ def check_step(labeled: object, unlabeled: object, prototypes: Tensor, ignore_in
 
 def _require_map(field: str, value: object) -> None:
     valid = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.numel() > 0
-    require(valid, field, "a floating-point tensor (B, D, h, w) without empty dimensions", describe(value))
+    require_tensor(valid, field, "a floating-point tensor (B, D, h, w) without empty dimensions", value)
 
 
 def _require_logits(field: str, logits: object, features_field: str, features: Tensor) -> None:
@@ -238,7 +243,7 @@ def _require_logits(field: str, logits: object, features_field: str, features: T
 
 def _require_same(field: str, value: Tensor, other_field: str, other: Tensor, key: Callable[[Tensor], object]) -> None:
     expected = f"images, height, width and device of {other_field} ({describe(other)})"
-    require(key(value) == key(other), field, expected, describe(value))
+    require_tensor(key(value) == key(other), field, expected, value)
 
 
 def _require_pixels(
@@ -250,11 +255,11 @@ def _require_pixels(
         assert isinstance(value, Tensor)
         valid = value.dtype in dtypes and value.shape[0] == features.shape[0] and value.device == features.device
     expected = f"{kind} tensor ({features.shape[0]}, H, W) on {features.device}, like the features"
-    require(valid, field, expected, describe(value))
+    require_tensor(valid, field, expected, value)
 
 
 def _require_channels(field: str, value: Tensor, channels: int) -> None:
-    require(value.shape[1] == channels, field, f"{channels} channels in dimension 1", describe(value))
+    require_tensor(value.shape[1] == channels, field, f"{channels} channels in dimension 1", value)
 
 
 def _require_labels(field: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:

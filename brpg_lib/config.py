@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brpg_lib.validation import MAX_SIZE, require, require_bool, require_integer, require_known, require_number
+from brpg_lib.validation import (
+    MAX_SIZE,
+    require,
+    require_bool,
+    require_choice,
+    require_integer,
+    require_known,
+    require_number,
+    require_pair,
+    require_type,
+)
 
 DISPERSIONS = ("cosine", "l2", "l2_normalized")
 CENTROIDS = ("mean", "confidence")
@@ -62,7 +72,8 @@ class BRPGConfig:
         ignore_index: Label of pixels without a class.
 
     Raises:
-        ValueError: A field is out of range; the message names it.
+        TypeError: A field is of a wrong type; the message names it.
+        ValueError: A field is out of range; likewise.
     """
 
     num_prototypes: tuple[int, int] = (2, 2)
@@ -100,8 +111,7 @@ class BRPGConfig:
 
     def _validate(self) -> None:
         pair = self.num_prototypes
-        is_pair = isinstance(pair, tuple) and len(pair) == 2
-        require(is_pair, "num_prototypes", "a pair (high, low) of integers", repr(pair))
+        require_pair("num_prototypes", pair, "a pair (high, low) of integers")
         for name, count in zip(("num_prototypes[0]", "num_prototypes[1]"), pair, strict=True):
             require_integer(name, count, 1, MAX_PROTOTYPES)
         require_number("confidence_threshold", self.confidence_threshold, 0.0, 1.0, open_low=True)
@@ -114,17 +124,12 @@ class BRPGConfig:
         )
         if self.class_adaptive is not None:
             bounds = self.class_adaptive
-            is_range = isinstance(bounds, tuple) and len(bounds) == 2
-            require(is_range, "class_adaptive", "None or a pair (t_min, t_max)", repr(bounds))
+            require_pair("class_adaptive", bounds, "None or a pair (t_min, t_max)")
             require_number("class_adaptive[0]", bounds[0], 0.0, 1.0)
             require_number("class_adaptive[1]", bounds[1], bounds[0], 1.0)
         require_number("adaptive_momentum", self.adaptive_momentum, 0.0, 1.0)
-        require(
-            isinstance(self.fixed_threshold_classes, tuple),
-            "fixed_threshold_classes",
-            "a tuple of class indices",
-            repr(self.fixed_threshold_classes),
-        )
+        fixed = self.fixed_threshold_classes
+        require_type(isinstance(fixed, tuple), "fixed_threshold_classes", "a tuple of class indices", repr(fixed))
         for index in self.fixed_threshold_classes:
             require_integer("fixed_threshold_classes", index, 0)
         require_integer("samples_per_image", self.samples_per_image, 1)
@@ -141,8 +146,8 @@ class BRPGConfig:
         )
         require_number("split_fraction", self.split_fraction, 0.0, 1.0)
         require_integer("split_increment", self.split_increment, 1, MAX_PROTOTYPES)
-        require(self.dispersion in DISPERSIONS, "dispersion", f"one of {DISPERSIONS}", repr(self.dispersion))
-        require(self.centroid in CENTROIDS, "centroid", f"one of {CENTROIDS}", repr(self.centroid))
+        require_choice("dispersion", self.dispersion, DISPERSIONS)
+        require_choice("centroid", self.centroid, CENTROIDS)
         require_integer("grid_size", self.grid_size, 1)
         require_integer("unlabeled_samples_per_image", self.unlabeled_samples_per_image, 1)
         if self.pseudo_label_share is not None:

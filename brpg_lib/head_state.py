@@ -23,7 +23,7 @@ from brpg_lib.ranks.collectives import ProcessGroup
 from brpg_lib.ranks.team import Team
 from brpg_lib.schedule import Phase, Schedule
 from brpg_lib.timeline import Timeline
-from brpg_lib.validation import MAX_COUNT, require, require_device, require_integer
+from brpg_lib.validation import MAX_COUNT, require, require_device, require_instance, require_integer
 
 
 class HeadState(Resumable):
@@ -57,8 +57,18 @@ class HeadState(Resumable):
         require_integer("seed", seed, 0, MAX_COUNT)
         require(queue_dtype in DTYPES, "queue_dtype", f"one of {DTYPES}", repr(queue_dtype))
         require_device("queue_device", queue_device)
-        require(isinstance(schedule, Schedule), "schedule", "a Schedule", type(schedule).__name__)
-        require(isinstance(config, BRPGConfig), "config", "a BRPGConfig", type(config).__name__)
+        require_instance(
+            "schedule",
+            schedule,
+            Schedule,
+            "a Schedule",
+        )
+        require_instance(
+            "config",
+            config,
+            BRPGConfig,
+            "a BRPGConfig",
+        )
         ignored = config.ignore_index
         require(not 0 <= ignored < num_classes, "config.ignore_index", f"none of the {num_classes} classes", ignored)
         queue = FeatureQueue(

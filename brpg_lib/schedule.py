@@ -11,7 +11,15 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from brpg_lib.validation import MAX_COUNT, require, require_bool, require_integer, require_known, require_number
+from brpg_lib.validation import (
+    MAX_COUNT,
+    require,
+    require_bool,
+    require_integer,
+    require_known,
+    require_number,
+    require_pair,
+)
 
 RAMP_SHARE = 1 / 16
 """Of the training, before the pseudo-label threshold rises: 5 of 80 epochs, as published."""
@@ -85,8 +93,7 @@ class Schedule:
         require_integer("ramp_start", self.ramp_start, 0, MAX_COUNT)
         require_bool("extrapolate_threshold", self.extrapolate_threshold)
         bounds = self.pseudo_threshold_range
-        is_pair = isinstance(bounds, tuple) and len(bounds) == 2
-        require(is_pair, "pseudo_threshold_range", "a pair (start, end)", repr(bounds))
+        require_pair("pseudo_threshold_range", bounds, "a pair (start, end)")
         for name, bound in zip(("pseudo_threshold_range[0]", "pseudo_threshold_range[1]"), bounds, strict=True):
             require_number(name, bound, 0.0, 1.0)
         if self.recluster_every is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from brpg_lib.validation import require, require_integer
+from brpg_lib.validation import require_instance, require_integer
 
 WRAPPERS = ("module", "_orig_mod")
 """Attributes under which DistributedDataParallel and torch.compile keep the network they wrap."""
@@ -43,7 +43,12 @@ class FeatureTap:
     """
 
     def __init__(self, module: nn.Module, path: str, *, grad: bool = True) -> None:
-        require(isinstance(module, nn.Module), "module", "an nn.Module", type(module).__name__)
+        require_instance(
+            "module",
+            module,
+            nn.Module,
+            "an nn.Module",
+        )
         self.path, self.grad = path, grad
         self._layer = _layer(module, path)
         self._handle: RemovableHandle | None = None

@@ -1,9 +1,10 @@
-"""How bad input is reported: the field, what was expected, what was found."""
+"""How bad input is reported: the field, what was expected and found; TypeError for a wrong type, else ValueError."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -24,23 +25,110 @@ MAX_COUNT = 2**42 - 1
 """Of iterations, which travel between ranks in so many bits, and seeds."""
 
 
+def require_type(condition: bool, field: str, expected: str, found: object) -> None:
+    """Raise a ``TypeError`` naming ``field`` unless ``condition`` holds.
+
+    Raises:
+        TypeError: ``condition`` is false.
+    """
+    if not condition:
+        raise TypeError(f"{field}: expected {expected}, found {found}")
+
+
+def require_instance(field: str, value: object, kind: type, expected: str) -> None:
+    """Require an object of a class; ``expected`` names it with its article.
+
+    Raises:
+        TypeError: It is of another one.
+    """
+    require_type(isinstance(value, kind), field, expected, type(value).__name__)
+
+
+def require_tensor(fits: bool, field: str, expected: str, value: object) -> None:
+    """Require a tensor that ``fits``.
+
+    Raises:
+        TypeError: ``value`` is no tensor.
+        ValueError: It does not fit.
+    """
+    require_type(isinstance(value, Tensor), field, expected, type(value).__name__)
+    require(fits, field, expected, describe(value))
+
+
 def require_integer(field: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> None:
-    """Require an ``int`` (not a ``bool``) in ``[minimum, maximum]``."""
-    valid = isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+    """Require an ``int`` (not a ``bool``) in ``[minimum, maximum]``.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is out of range.
+    """
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
     too_large = isinstance(value, int) and value > maximum
-    require(valid, field, f"an integer >= {minimum}" + f" and <= {maximum}" * too_large, repr(value))
+    expected = f"an integer >= {minimum}" + f" and <= {maximum}" * too_large
+    require_type(is_whole, field, expected, repr(value))
+    require(minimum <= value <= maximum, field, expected, repr(value))  # type: ignore[operator]
 
 
 def require_number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    """Require a finite number in ``[low, high]``, or in ``(low, high]`` with ``open_low``."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    valid = is_number and (low < value if open_low else low <= value) and value <= high  # type: ignore[operator]
-    require(valid, field, f"a number in {'(' if open_low else '['}{low}, {high}]", repr(value))
+    """Require a finite number in ``[low, high]``, or in ``(low, high]`` with ``open_low``.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range.
+    """
+    expected = f"a number in {'(' if open_low else '['}{low}, {high}]"
+    require_type(isinstance(value, (int, float)) and not isinstance(value, bool), field, expected, repr(value))
+    above = low < value if open_low else low <= value  # type: ignore[operator]
+    require(above and value <= high, field, expected, repr(value))  # type: ignore[operator]
 
 
 def require_bool(field: str, value: object) -> None:
-    """Raises ``ValueError`` unless a value is True or False."""
-    require(isinstance(value, bool), field, "True or False", repr(value))
+    """Require True or False.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    require_type(isinstance(value, bool), field, "True or False", repr(value))
+
+
+def require_choice(field: str, value: object, choices: Collection[str]) -> None:
+    """Require one of some words.
+
+    Raises:
+        TypeError: It is no word.
+        ValueError: It is another one.
+    """
+    expected = f"one of {', '.join(choices)}"
+    require_type(isinstance(value, str), field, expected, repr(value))
+    require(value in choices, field, expected, repr(value))
+
+
+def require_pair(field: str, value: object, expected: str) -> None:
+    """Require a tuple of two.
+
+    Raises:
+        TypeError: It is no tuple.
+        ValueError: It has another length.
+    """
+    require_type(isinstance(value, tuple), field, expected, repr(value))
+    require(len(value) == 2, field, expected, repr(value))  # type: ignore[arg-type]
+
+
+@contextmanager
+def as_value_errors(prefix: str = "", suffix: str = "") -> Iterator[None]:
+    """For what comes from a file or a command line, where a wrong type is just a wrong value.
+
+    Args:
+        prefix: To stand before the name of the field.
+        suffix: To stand at the end.
+
+    Raises:
+        ValueError: A ``TypeError`` or ``ValueError`` was raised inside; with the same message.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{prefix}{error}{suffix}") from error
 
 
 def require_known(prefix: str, given: Iterable[object], known: Collection[str]) -> None:
@@ -76,7 +164,7 @@ def require_device(field: str, value: object) -> torch.device | None:
     if value is None:
         return None
     known = isinstance(value, (str, torch.device))
-    require(known, field, "None, a torch.device or its name", repr(value))
+    require_type(known, field, "None, a torch.device or its name", repr(value))
     try:
         return torch.empty(0, device=value).device  # type: ignore[call-overload, no-any-return]
     except (RuntimeError, AssertionError) as error:

@@ -18,7 +18,7 @@ from brpg_lib.examples.networks import NAMES
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.losses import LOSSES
 from brpg_lib.examples.trainers.second_opinion import KINDS
-from brpg_lib.validation import require, require_number
+from brpg_lib.validation import as_value_errors, require, require_number
 
 CONFIGS = Path(__file__).parent / "configs"
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -133,13 +133,14 @@ class Recipe:
                 raise ValueError(f"{name}: expected a finite number, found {value}")
             if name in LEAST and value is not None and value < LEAST[name]:
                 raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
-        if self.class_share is not None:
-            require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
-        expected = f"one of {', '.join(KINDS)}, or None"
-        require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
         if not isinstance(self.head, Mapping):
             raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
-        _ = self.brpg, self.schedule(1)
+        with as_value_errors():
+            if self.class_share is not None:
+                require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
+            expected = f"one of {', '.join(KINDS)}, or None"
+            require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
+            _ = self.brpg, self.schedule(1)
 
     @property
     def brpg(self) -> BRPGConfig:
@@ -228,10 +229,8 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         raise ValueError(f"{path}: {key}: no such field" + (f"; did you mean {close[0]}?" if close else ""))
     if "data" not in found:
         raise ValueError(f"{path}: data: missing; expected one of {', '.join(DATASETS)}")
-    try:
+    with as_value_errors(f"{path}: "):
         return Recipe(**found)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from brpg_lib import BRPGConfig, Schedule
 from brpg_lib.examples.data.batches import SegmentationData
 from brpg_lib.examples.data.catalog import DATASETS, open_data
 from brpg_lib.examples.trainers.second_opinion import KINDS
-from brpg_lib.validation import require, require_number
+from brpg_lib.validation import as_value_errors, require, require_number
 
 MARGIN = 1.4  # short side of the reduced images, in crops
 SIZES = {name: 65 if name == "digits" else 129 for name in DATASETS}
@@ -113,12 +113,13 @@ class Settings:
         unknown = sorted(set(self.overrides) - known)
         if unknown:
             raise ValueError(f"overrides: expected fields of BRPGConfig or Schedule, found {', '.join(unknown)}")
-        if self.class_share is not None:
-            require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
-        expected = f"one of {', '.join(KINDS)}, or None"
-        require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
-        require_number("supervised_only", self.supervised_only, 0.0, 1.0)
-        _ = self.brpg, self.schedule
+        with as_value_errors():
+            if self.class_share is not None:
+                require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
+            expected = f"one of {', '.join(KINDS)}, or None"
+            require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
+            require_number("supervised_only", self.supervised_only, 0.0, 1.0)
+            _ = self.brpg, self.schedule
 
     def load_data(self) -> SegmentationData:
         """The dataset.

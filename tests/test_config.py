@@ -63,14 +63,29 @@ def test_every_field_is_listed_here() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in WRONG.items() for v in values])
 def test_wrong_values_are_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{field}(\[\d\])?: expected .+, found "):
+    with pytest.raises((TypeError, ValueError), match=rf"^{field}(\[\d\])?: expected .+, found "):
         BRPGConfig(**{field: value})
 
 
+def test_a_wrong_type_is_a_type_error() -> None:
+    for wrong in (
+        {"momentum": "0.9"},
+        {"queue_size": 2.0},
+        {"num_prototypes": 2},
+        {"dispersion": 1},
+        {"align_corners": 1},
+    ):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))}: expected"):
+            BRPGConfig(**wrong)
+    for wrong in ({"momentum": 1.5}, {"queue_size": 0}, {"num_prototypes": (2, 0)}, {"dispersion": "no"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*: expected"):
+            BRPGConfig(**wrong)
+
+
 def test_the_message_shows_what_was_found() -> None:
-    with pytest.raises(ValueError, match=r"momentum.*found 'fast'"):
+    with pytest.raises((TypeError, ValueError), match=r"momentum.*found 'fast'"):
         BRPGConfig(momentum="fast")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"num_prototypes\[1\]: expected an integer >= 1, found 0"):
+    with pytest.raises((TypeError, ValueError), match=r"num_prototypes\[1\]: expected an integer >= 1, found 0"):
         BRPGConfig(num_prototypes=(2, 0))
 
 
@@ -153,7 +168,7 @@ def test_from_dict_fills_in_defaults_and_refuses_strangers() -> None:
     assert BRPGConfig.from_dict({"momentum": 0.5}) == BRPGConfig(momentum=0.5)
     with pytest.raises(ValueError, match=r"momentun"):
         BRPGConfig.from_dict({"momentun": 0.5})
-    with pytest.raises(ValueError, match=r"queue_size"):
+    with pytest.raises(TypeError, match=r"queue_size"):
         BRPGConfig.from_dict({"queue_size": "many"})
 
 
@@ -170,7 +185,7 @@ def test_modules_share_names_and_defaults(module: Any) -> None:
 def test_modules_start_with_the_number_of_classes(module: Any) -> None:
     assert next(iter(inspect.signature(module).parameters)) == "num_classes"
     for wrong in (0, -1, 2.0, None, True):
-        with pytest.raises(ValueError, match="num_classes: expected an integer >= 1"):
+        with pytest.raises((TypeError, ValueError), match="num_classes: expected an integer >= 1"):
             module(wrong, 4) if module in (FeatureQueue, PrototypeBank) else module(wrong)
 
 
@@ -179,7 +194,7 @@ def test_modules_refuse_what_the_config_refuses(module: Any) -> None:
     positional = {FeatureQueue: (3, 4), PrototypeBank: (3, 4), PrototypeContrastiveLoss: ()}.get(module, (3,))
     for name in inspect.signature(module).parameters:
         for value in WRONG.get(name, ()):
-            with pytest.raises(ValueError, match=rf"{name}(\[\d\])?: expected"):
+            with pytest.raises((TypeError, ValueError), match=rf"{name}(\[\d\])?: expected"):
                 module(*positional, **{name: value})
 
 

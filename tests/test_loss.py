@@ -187,8 +187,8 @@ def test_autocast_and_half_precision() -> None:
 )
 def test_what_is_refused(options, field) -> None:
     arguments = {"similarity": torch.zeros(4, 3), "classes": torch.zeros(4).long()} | options
-    with pytest.raises(ValueError, match=f"{field}: expected .+, found "):
+    with pytest.raises((TypeError, ValueError), match=f"{field}: expected .+, found "):
         prototype_contrastive_loss(**arguments)
     if field in ("reduction", "temperature", "misclassified_weight", "point_balance"):
-        with pytest.raises(ValueError, match=f"{field}: expected .+, found "):
+        with pytest.raises((TypeError, ValueError), match=f"{field}: expected .+, found "):
             PrototypeContrastiveLoss(**options)

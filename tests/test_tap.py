@@ -129,7 +129,7 @@ def test_an_unknown_layer_is_named_with_those_like_it(net: Net, path: str, near:
 
 
 def test_what_is_no_network_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"module: expected an nn\.Module, found function"):
+    with pytest.raises((TypeError, ValueError), match=r"module: expected an nn\.Module, found function"):
         FeatureTap(evaluate, "fuse")  # type: ignore[arg-type]
 
 

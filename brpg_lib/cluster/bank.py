@@ -11,7 +11,7 @@ from brpg_lib.kernels.cosine import cosine
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum
 from brpg_lib.state import StateModule
-from brpg_lib.validation import describe, is_integer, require, require_integer
+from brpg_lib.validation import is_integer, require, require_integer, require_tensor
 
 
 class PrototypeBank(StateModule):
@@ -98,10 +98,10 @@ class PrototypeBank(StateModule):
         fits = isinstance(vectors, Tensor) and vectors.ndim == 4 and vectors.is_floating_point()
         fits = fits and (*vectors.shape[:2], vectors.shape[3]) == (classes, groups, dim) and vectors.shape[2] <= slots
         expected = f"a floating-point tensor ({classes}, 2, K, {dim}) with K <= {slots}"
-        require(fits and not vectors.is_meta, "vectors", expected, describe(vectors))
+        require_tensor(fits and not vectors.is_meta, "vectors", expected, vectors)
         fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == vectors.shape[:3]
         fits = fits and mask.device == vectors.device
-        require(fits, "mask", f"a bool tensor {tuple(vectors.shape[:3])} beside the vectors", describe(mask))
+        require_tensor(fits, "mask", f"a bool tensor {tuple(vectors.shape[:3])} beside the vectors", mask)
         mask = mask.clone()  # it may be this bank's own
         vectors = torch.where(mask[..., None], vectors.float(), 0.0)
         bad = (~vectors.isfinite()).any(-1).nonzero().tolist()
@@ -143,7 +143,7 @@ class PrototypeBank(StateModule):
         fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
         fits = fits and features.shape[1] == self.feature_dim and features.device == self.prototypes.device
         expected = f"a floating-point tensor (N, {self.feature_dim}) on {self.prototypes.device}"
-        require(fits, "features", expected, describe(features))
+        require_tensor(fits, "features", expected, features)
 
     def similarity(self, features: Tensor) -> Tensor:
         """Similarity of each feature to each class: the cosine to the class's most similar prototype.
@@ -206,7 +206,7 @@ class PrototypeBank(StateModule):
         self._check(features)
         fits = isinstance(classes, Tensor) and classes.shape == features.shape[:1] and is_integer(classes)
         fits = fits and classes.device == features.device
-        require(fits, "classes", f"integers ({features.shape[0]},) beside the features", describe(classes))
+        require_tensor(fits, "classes", f"integers ({features.shape[0]},) beside the features", classes)
         cosine = self.cosine(features)
         with torch.autocast(features.device.type, enabled=False):
             finite = is_finite(features)

@@ -14,7 +14,15 @@ from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.state import StateModule
-from brpg_lib.validation import MAX_COUNT, describe, is_integer, require, require_integer
+from brpg_lib.validation import (
+    MAX_COUNT,
+    is_integer,
+    require,
+    require_choice,
+    require_instance,
+    require_integer,
+    require_tensor,
+)
 
 
 class Prototypes(NamedTuple):
@@ -70,8 +78,8 @@ class OnlineClusterer(StateModule):
         require_integer("seed", seed, 0, MAX_COUNT)
         self.num_classes = num_classes
         self.config = BRPGConfig(centroid=centroid)
-        known = backend is None or backend in BACKENDS
-        require(known, "backend", f"None or one of {BACKENDS}", repr(backend))
+        if backend is not None:
+            require_choice("backend", backend, BACKENDS)
         self.restarts, self.max_iterations, self.backend, self.seed = restarts, max_iterations, backend, seed
         self.process_group = process_group
         self.used_backend: str | None = None
@@ -90,7 +98,12 @@ class OnlineClusterer(StateModule):
         Raises:
             ValueError: The queue or ``num_prototypes`` does not fit.
         """
-        require(isinstance(queue, FeatureQueue), "queue", "a FeatureQueue", type(queue).__name__)
+        require_instance(
+            "queue",
+            queue,
+            FeatureQueue,
+            "a FeatureQueue",
+        )
         require(queue.num_classes == self.num_classes, "queue", f"{self.num_classes} classes", queue.num_classes)
         fits = (
             isinstance(num_prototypes, Tensor)
@@ -98,7 +111,7 @@ class OnlineClusterer(StateModule):
             and is_integer(num_prototypes)
             and not num_prototypes.is_meta
         )
-        require(fits, "num_prototypes", f"integers ({self.num_classes}, 2)", describe(num_prototypes))
+        require_tensor(fits, "num_prototypes", f"integers ({self.num_classes}, 2)", num_prototypes)
         lowest, highest = (int(value) for value in num_prototypes.aminmax())
         fits = lowest >= 0 and 1 <= highest <= MAX_PROTOTYPES
         expected = f"values in 0..{MAX_PROTOTYPES}, one of them >= 1"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.blocks import blocks
-from brpg_lib.validation import require, require_integer
+from brpg_lib.validation import require, require_instance, require_integer
 
 _MIN_LENGTH = 1e-12
 
@@ -88,7 +88,12 @@ class AdaptiveSplitter(nn.Module):
             ValueError: The queue is of another number of classes, or pools the groups where the splitter does not.
         """
         config = self.config
-        require(isinstance(queue, FeatureQueue), "queue", "a FeatureQueue", type(queue).__name__)
+        require_instance(
+            "queue",
+            queue,
+            FeatureQueue,
+            "a FeatureQueue",
+        )
         require(queue.num_classes == self.num_classes, "queue", f"{self.num_classes} classes", queue.num_classes)
         require(
             queue.separate_confidence == config.separate_confidence,

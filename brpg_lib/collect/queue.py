@@ -12,7 +12,7 @@ from brpg_lib.batches import FALLBACK, Samples
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
-from brpg_lib.validation import describe, is_integer, require, require_device, require_integer
+from brpg_lib.validation import is_integer, require, require_device, require_instance, require_integer, require_tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_ROWS = 10
@@ -122,12 +122,17 @@ class FeatureQueue(StateModule):
             self._keep_best(features[kept], confidence[kept], classes[kept])
 
     def _check(self, samples: Samples) -> None:
-        require(isinstance(samples, Samples), "samples", "Samples", type(samples).__name__)
+        require_instance(
+            "samples",
+            samples,
+            Samples,
+            "Samples",
+        )
         features = samples.features
         fits = isinstance(features, Tensor) and features.ndim == 2 and features.shape[1] == self.feature_dim
         fits = fits and features.is_floating_point() and not features.is_meta
         expected = f"a floating-point tensor (N, {self.feature_dim})"
-        require(fits, "samples.features", expected, describe(features))
+        require_tensor(fits, "samples.features", expected, features)
         shape = features.shape
         for field, kind, right in (
             ("classes", "integer", is_integer),
@@ -137,7 +142,7 @@ class FeatureQueue(StateModule):
             value = getattr(samples, field)
             fits = isinstance(value, Tensor) and value.shape == shape[:1] and value.device == features.device
             expected = f"{kind} tensor ({shape[0]},) beside the features"
-            require(fits and right(value), f"samples.{field}", expected, describe(value))
+            require_tensor(fits and right(value), f"samples.{field}", expected, value)
         if shape[0]:
             last_group = FALLBACK if self.fallback_capacity else FALLBACK - 1
             for field, last in (("classes", self.num_classes - 1), ("groups", last_group)):

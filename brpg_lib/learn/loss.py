@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
-from brpg_lib.validation import MAX_SIZE, describe, is_integer, require, require_integer, require_number
+from brpg_lib.validation import (
+    MAX_SIZE,
+    is_integer,
+    require,
+    require_choice,
+    require_integer,
+    require_number,
+    require_tensor,
+)
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -48,11 +56,11 @@ def prototype_contrastive_loss(
     """
     fits = isinstance(similarity, Tensor) and similarity.ndim == 2 and similarity.is_floating_point()
     fits = fits and similarity.shape[1] > 0 and not similarity.is_meta
-    require(fits, "similarity", "a floating-point tensor (N, C)", describe(similarity))
+    require_tensor(fits, "similarity", "a floating-point tensor (N, C)", similarity)
     fits = isinstance(classes, Tensor) and classes.shape == similarity.shape[:1] and is_integer(classes)
     fits = fits and classes.device == similarity.device
-    require(fits, "classes", f"integers ({similarity.shape[0]},) beside the similarity", describe(classes))
-    require(reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", repr(reduction))
+    require_tensor(fits, "classes", f"integers ({similarity.shape[0]},) beside the similarity", classes)
+    require_choice("reduction", reduction, REDUCTIONS)
     require_integer("ignore_index", ignore_index, -MAX_SIZE, MAX_SIZE)
     require_number("temperature", temperature, 0.0, 1e6, open_low=True)
     require_number("misclassified_weight", misclassified_weight, 0.0, 1e6)
@@ -60,7 +68,7 @@ def prototype_contrastive_loss(
     num_classes = similarity.shape[1]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (num_classes,) and weight.device == similarity.device
-        require(fits, "weight", f"a tensor ({num_classes},) on {similarity.device}", describe(weight))
+        require_tensor(fits, "weight", f"a tensor ({num_classes},) on {similarity.device}", weight)
         _require_weights(weight)
     losses, weights = weighted_losses(
         similarity,
@@ -80,7 +88,7 @@ def prototype_contrastive_loss(
 
 def _require_weights(weight: Tensor) -> None:
     """Require finite weights of classes, where reading them costs nothing."""
-    require(not weight.is_complex(), "weight", "real numbers", describe(weight))
+    require_tensor(not weight.is_complex(), "weight", "real numbers", weight)
     if weight.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = weight[~((weight >= 0) & weight.double().isfinite())]
         require(not len(bad), "weight", "finite numbers >= 0", bad[:3].tolist())
@@ -167,7 +175,7 @@ class PrototypeContrastiveLoss(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        require(reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", repr(reduction))
+        require_choice("reduction", reduction, REDUCTIONS)
         self.config = BRPGConfig(
             temperature=temperature,
             misclassified_weight=misclassified_weight,
@@ -175,7 +183,7 @@ class PrototypeContrastiveLoss(nn.Module):
             ignore_index=ignore_index,
         )
         if weight is not None:
-            require(isinstance(weight, Tensor) and weight.ndim == 1, "weight", "a tensor (C,)", describe(weight))
+            require_tensor(isinstance(weight, Tensor) and weight.ndim == 1, "weight", "a tensor (C,)", weight)
             _require_weights(weight)
         self.reduction = reduction
         self.register_buffer("weight", weight, persistent=False)
