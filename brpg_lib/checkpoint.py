@@ -30,9 +30,17 @@ SHAPING = (
     "config.rare_class_fallback",
 )
 """Settings that the sizes of the state depend on. The others can be changed in a training that goes on."""
-BEFORE: dict[str, Any] = {"config.point_balance": 0.0, "config.pseudo_label_share": None}
+BEFORE: dict[str, Any] = {
+    "config.point_balance": 0.0,
+    "config.pseudo_label_share": None,
+    "config.restarts": 8,
+    "config.max_iterations": 100,
+    "config.labeled_weight": 1.0,
+    "config.unlabeled_weight": 1.0,
+}
 """What the library did before it had a setting, which older checkpoints do not mention."""
-PROGRESS = ("version", "iteration", "seed")
+FREE = ("version", "iteration", "seed", "config.backend")
+"""What need not be the same."""
 
 
 class Resumable(StateModule):
@@ -134,7 +142,7 @@ def require_loadable(own: Mapping[str, Any], saved: Mapping[str, Any], strict: b
     differing = {
         name: f"{name} is {theirs.get(name)!r}, here {mine.get(name)!r}"
         for name in mine | theirs
-        if name not in PROGRESS and mine.get(name) != theirs.get(name)
+        if name not in FREE and mine.get(name) != theirs.get(name)
     }
     shaping = [text for name, text in differing.items() if name in SHAPING]
     text = "; ".join(differing.values())

@@ -22,6 +22,8 @@ from brpg_lib.validation import (
 
 DISPERSIONS = ("cosine", "l2", "l2_normalized")
 CENTROIDS = ("mean", "confidence")
+BACKENDS = ("triton", "numba", "torch")
+"""Of the clustering, fastest first; each serves some devices and storage types, the last one all."""
 MAX_PROTOTYPES = 1024
 """Per class and group."""
 SMALL_DATA: Mapping[str, Any] = {"pseudo_label_share": 0.5, "loss_weight": 0.3}
@@ -55,6 +57,10 @@ class BRPGConfig:
         split_increment: Prototypes that a split adds.
         dispersion: What makes a class scattered: ``"cosine"``, ``"l2"`` or ``"l2_normalized"``.
         centroid: Prototype of a cluster: its ``"mean"``, or the mean weighted by ``"confidence"``.
+        restarts: Seedings of the clustering that compete for the smallest inertia.
+        max_iterations: Bound of the Lloyd iterations of each stage of the clustering.
+        backend: What runs the clustering: ``"triton"``, ``"numba"``, ``"torch"``, or ``None`` for the fastest that is
+            installed and fits. May change when a training goes on.
         grid_size: Labeled points form a regular grid of ``(grid_size + 1) ** 2`` pixels.
         unlabeled_samples_per_image: Cap of pseudo-labeled points per step: this times the images of the batch.
         pseudo_label_share: ``None`` takes pseudo-labeled points from above the schedule's threshold, as published. A
@@ -67,7 +73,9 @@ class BRPGConfig:
         point_balance: Exponent ``e`` of each class's weight ``1 / (number of its points) ** e`` in the mean of the
             loss: 0 for the mean over points, as published; 1 for the mean over classes of the mean over their points.
             (The momentum update knows no such weight: the points that move a prototype are all of one class.)
-        loss_weight: Weight of the prototype loss in the total (lambda_pro).
+        labeled_weight: Weight of the labeled points' mean loss.
+        unlabeled_weight: Weight of the unlabeled points' mean loss.
+        loss_weight: Weight of the prototype loss in the total (lambda_pro), on top of the two weights before.
         align_corners: How feature and label pixels correspond; as in ``torch.nn.functional.interpolate``.
         ignore_index: Label of pixels without a class.
 
@@ -91,6 +99,9 @@ class BRPGConfig:
     split_increment: int = 1
     dispersion: str = "cosine"
     centroid: str = "mean"
+    restarts: int = 8
+    max_iterations: int = 100
+    backend: str | None = None
     grid_size: int = 32
     unlabeled_samples_per_image: int = 1000
     pseudo_label_share: float | None = None
@@ -98,6 +109,8 @@ class BRPGConfig:
     momentum: float = 0.99
     misclassified_weight: float = 1.0
     point_balance: float = 0.0
+    labeled_weight: float = 1.0
+    unlabeled_weight: float = 1.0
     loss_weight: float = 1.0
     align_corners: bool = True
     ignore_index: int = 255
@@ -148,6 +161,10 @@ class BRPGConfig:
         require_integer("split_increment", self.split_increment, 1, MAX_PROTOTYPES)
         require_choice("dispersion", self.dispersion, DISPERSIONS)
         require_choice("centroid", self.centroid, CENTROIDS)
+        require_integer("restarts", self.restarts, 1)
+        require_integer("max_iterations", self.max_iterations, 1)
+        if self.backend is not None:
+            require_choice("backend", self.backend, BACKENDS)
         require_integer("grid_size", self.grid_size, 1)
         require_integer("unlabeled_samples_per_image", self.unlabeled_samples_per_image, 1)
         if self.pseudo_label_share is not None:
@@ -156,7 +173,8 @@ class BRPGConfig:
         require_number("momentum", self.momentum, 0.0, 1.0)
         require_number("misclassified_weight", self.misclassified_weight, 0.0, 1e6)
         require_number("point_balance", self.point_balance, 0.0, 10.0)
-        require_number("loss_weight", self.loss_weight, 0.0, 1e6)
+        for field in ("labeled_weight", "unlabeled_weight", "loss_weight"):
+            require_number(field, getattr(self, field), 0.0, 1e6)
         require_integer("ignore_index", self.ignore_index, -MAX_SIZE)
 
     @property

@@ -139,10 +139,12 @@ class PrototypeHead(HeadState):
             learns = phase is Phase.LEARN
             losses = self._learn(labeled, unlabeled, now, threshold) if learns else no_losses(labeled, unlabeled)
             health = diagnostics.health(self.bank, self.idle)
+        config = self.config
         rows = {"rows_high": self.queue.rows[:, 0].sum(), "rows_low": self.queue.rows[:, 1].sum()}
         rest = {"pseudo_threshold": mean_threshold, **rows, "dropped": self.dropped.clone()}
         return HeadOutput(
-            loss=self.config.loss_weight * (losses.labeled + losses.unlabeled),
+            loss=config.loss_weight
+            * (config.labeled_weight * losses.labeled + config.unlabeled_weight * losses.unlabeled),
             loss_labeled=losses.labeled,
             loss_unlabeled=losses.unlabeled,
             phase=phase,

@@ -54,9 +54,10 @@ class HeadOutput:
     """What one call of :class:`~brpg_lib.PrototypeHead` gives back.
 
     Attributes:
-        loss: ``()`` float32 to add to the training loss: ``loss_weight * (loss_labeled + loss_unlabeled)``. 0 with a
-            gradient of 0 outside the learn phase. On several ranks that train, their mean is the mean over the points
-            of all ranks, as is its gradient once DDP has averaged it: a rank with few points has a small one.
+        loss: ``()`` float32 to add to the training loss, ``loss_weight * (labeled_weight * loss_labeled +
+            unlabeled_weight * loss_unlabeled)``; 0 with a gradient of 0 outside the learn phase. On several ranks that
+            train, their mean is the mean over the points of all ranks, as is its gradient once DDP has averaged it: a
+            rank with few points has a small one.
         loss_labeled: ``()`` float32, this rank's part, unweighted.
         loss_unlabeled: ``()`` float32, this rank's part, unweighted; 0 without unlabeled points.
         phase: The phase of this step.

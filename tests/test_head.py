@@ -428,6 +428,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def test_the_weights_of_both_losses() -> None:
+    module = learning_head(labeled_weight=0.25, unlabeled_weight=3.0, loss_weight=0.5)
+    out, *_ = step(module)
+    torch.testing.assert_close(out.loss, 0.5 * (0.25 * out.loss_labeled + 3.0 * out.loss_unlabeled))
+    assert out.loss_unlabeled > 0
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_survived(name: str) -> None:
     options = SHAPES[name]

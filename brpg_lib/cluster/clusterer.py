@@ -10,7 +10,6 @@ from torch import Tensor
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
 from brpg_lib.kernels.kmeans import kmeans
-from brpg_lib.kernels.lloyd import BACKENDS
 from brpg_lib.kernels.random import fold
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.state import StateModule
@@ -18,7 +17,6 @@ from brpg_lib.validation import (
     MAX_COUNT,
     is_integer,
     require,
-    require_choice,
     require_instance,
     require_integer,
     require_tensor,
@@ -73,14 +71,10 @@ class OnlineClusterer(StateModule):
     ) -> None:
         super().__init__()
         require_integer("num_classes", num_classes, 1)
-        require_integer("restarts", restarts, 1)
-        require_integer("max_iterations", max_iterations, 1)
         require_integer("seed", seed, 0, MAX_COUNT)
         self.num_classes = num_classes
-        self.config = BRPGConfig(centroid=centroid)
-        if backend is not None:
-            require_choice("backend", backend, BACKENDS)
-        self.restarts, self.max_iterations, self.backend, self.seed = restarts, max_iterations, backend, seed
+        self.config = BRPGConfig(centroid=centroid, restarts=restarts, max_iterations=max_iterations, backend=backend)
+        self.seed = seed
         self.process_group = process_group
         self.used_backend: str | None = None
 
@@ -144,9 +138,9 @@ class OnlineClusterer(StateModule):
                 wanted[share],
                 fold(torch.arange(len(rows), device=device), self.seed)[share],
                 weights=weights,
-                restarts=self.restarts,
-                max_iterations=self.max_iterations,
-                backend=self.backend,
+                restarts=self.config.restarts,
+                max_iterations=self.config.max_iterations,
+                backend=self.config.backend,
             )
         self.used_backend = clustering.backend
         most, dim = clustering.counts.shape[1], features.shape[2]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from brpg_lib.config import BACKENDS
 from brpg_lib.kernels.lloyd.interface import Lloyd, LloydFactory, Pass
 from brpg_lib.kernels.optional import works
 
 __all__ = ["BACKENDS", "Lloyd", "LloydFactory", "Pass", "choose", "installed", "load"]
-
-BACKENDS = ("triton", "numba", "torch")
-"""Fastest first; each serves some devices and storage types, the last one all."""
 
 MIN_TRITON = (3, 2)
 MAX_TRITON_CLUSTERS, MAX_TRITON_DIM = 16, 1024
