@@ -32,7 +32,7 @@ Command = Callable[[Sequence[str]], int]
 
 
 def one_line_errors(command: Command) -> Command:
-    """Whatever the user can mend is one line and exit status 2."""
+    """Whatever the user can fix is one line and exit status 2."""
 
     @wraps(command)
     def checked(argv: Sequence[str]) -> int:
@@ -55,12 +55,12 @@ def patch_command(argv: Sequence[str]) -> int:
     action.add_argument("--output", type=Path, metavar="FILE", help="write to FILE; PATH must then be one script")
     arguments = parser.parse_args(argv)
     framework = _framework(arguments.framework)
-    mends = _mends(framework, arguments.mend)
+    fixes = _fixes(framework, arguments.fix)
     scripts = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))
     if arguments.output and len(scripts) > 1:
         raise PatchError(f"--output takes one script: give {scripts[0]} as the path")
     sources = [_read(script) for script in scripts]
-    patched = [framework.patch(script.name, source, mends) for script, source in zip(scripts, sources, strict=True)]
+    patched = [framework.patch(script.name, source, fixes) for script, source in zip(scripts, sources, strict=True)]
     targets = [arguments.output or script.with_name(f"{script.stem}_brpg.py") for script in scripts]
     console = Console(soft_wrap=True, highlight=False)
     if arguments.check:
@@ -87,11 +87,11 @@ def run_command(argv: Sequence[str]) -> int:
     own, script_arguments = _split(argv)
     arguments = parser.parse_args(own)
     framework = _framework(arguments.framework)
-    mends = _mends(framework, arguments.mend)
+    fixes = _fixes(framework, arguments.fix)
     if arguments.nproc_per_node < 1:
         raise PatchError(f"--nproc-per-node: expected at least 1, found {arguments.nproc_per_node}")
     script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
-    patched = framework.patch(script.name, _read(script), mends)
+    patched = framework.patch(script.name, _read(script), fixes)
     folder = script.parent if framework.runs_in_checkout else Path.cwd()
     child = {"script": str(script), "source": patched, "arguments": script_arguments, "folder": str(folder)}
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
@@ -106,8 +106,8 @@ def list_command(argv: Sequence[str]) -> int:
     for framework in FRAMEWORKS.values():
         print(f"{framework.name}: {', '.join(framework.scripts)}")
         print(f"  of {framework.repository}, known to work: {', '.join(framework.commits)}")
-        for name, mend in framework.mends.items():
-            print(f"  --mend {name}: {mend.summary}")
+        for name, fix in framework.fixes.items():
+            print(f"  --fix {name}: {fix.summary}")
     return 0
 
 
@@ -116,7 +116,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("framework", help=f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours")
     parser.add_argument("path", type=Path, help="a checkout, or one of its training scripts")
     parser.add_argument(
-        "--mend", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
+        "--fix", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
     )
     return parser
 
@@ -138,11 +138,11 @@ def _framework(name: str) -> Framework:
     return framework
 
 
-def _mends(framework: Framework, names: Sequence[str]) -> list[str]:
+def _fixes(framework: Framework, names: Sequence[str]) -> list[str]:
     for name in names:
-        if name not in framework.mends:
-            known = ", ".join(framework.mends)
-            raise PatchError(f"unknown bug {name!r} of {framework.name}; --mend knows {known}")
+        if name not in framework.fixes:
+            known = ", ".join(framework.fixes)
+            raise PatchError(f"unknown bug {name!r} of {framework.name}; --fix knows {known}")
     return list(names)
 
 

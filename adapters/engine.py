@@ -28,7 +28,7 @@ class Edit(ABC):
         anchor: Pattern of a statement or expression, see :mod:`brpg_lib.adapters.patterns`.
         within: Function that holds the place; empty for anywhere.
         followed_by: Pattern of the statement right after the anchor's, if that matters.
-        optional: A mend: done at every place that needs it, fine if there is none.
+        optional: A fix of an upstream bug: done at every place that needs it, fine if there is none.
     """
 
     anchor: str

@@ -13,8 +13,8 @@ PATCHED = re.compile(r"^\s*(import|from) brpg_lib\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mend:
-    """An upstream bug that ``--mend`` repairs.
+class Fix:
+    """An upstream bug that ``--fix`` repairs.
 
     Attributes:
         summary: The bug, in one line.
@@ -37,7 +37,7 @@ class Framework:
         start: Arguments that start each script, by file name; an example for the user to adapt.
         folder: Folder of the checkout that the example starts in.
         runs_in_checkout: Whether the scripts read files relative to the checkout.
-        mends: Upstream bugs that are left alone unless asked for, by name.
+        fixes: Upstream bugs that are left alone unless asked for, by name.
     """
 
     name: str
@@ -47,15 +47,15 @@ class Framework:
     start: Mapping[str, str]
     folder: str = "."
     runs_in_checkout: bool = True
-    mends: Mapping[str, Mend] = field(default_factory=dict)
+    fixes: Mapping[str, Fix] = field(default_factory=dict)
 
-    def patch(self, script: str, source: str, mends: Sequence[str] = ()) -> str:
+    def patch(self, script: str, source: str, fixes: Sequence[str] = ()) -> str:
         """The source of ``script`` with the head in it.
 
         Args:
             script: File name of one of the framework's scripts.
             source: Its source.
-            mends: Names of upstream bugs to repair too.
+            fixes: Names of upstream bugs to repair too.
 
         Raises:
             PatchError: The source is patched already, or an edit does not fit it.
@@ -63,8 +63,8 @@ class Framework:
         if PATCHED.search(source):
             raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
         edits = list(self.scripts[script])
-        for name in mends:
-            edits += self.mends[name].edits.get(script, ())
+        for name in fixes:
+            edits += self.fixes[name].edits.get(script, ())
         try:
             return patch(source, edits)
         except PatchError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .engine import AddArgument, After, Before, Replace, Require
-from .framework import Framework, Mend
+from .framework import Fix, Framework
 
 IMPORTS = """
 import brpg_lib.adapters.compat  # u2pl uses names that newer Pythons and torches refuse
@@ -112,8 +112,8 @@ U2PL = Framework(
     start={"train_semi.py": "--config=config.yaml --seed 2"},
     folder="experiments/pascal/1464/ours",
     runs_in_checkout=False,
-    mends={
-        "frozen-rate": Mend(
+    fixes={
+        "frozen-rate": Fix(
             summary="the learning rate stays where it was after a resume",
             edits={"train_semi.py": (FROZEN_RATE,)},
         )

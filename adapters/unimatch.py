@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .engine import AddArgument, After, Before, Edit, Replace, Require
-from .framework import Framework, Mend
+from .framework import Fix, Framework
 
 IMPORTS = """
 from brpg_lib import LabeledBatch, UnlabeledBatch
@@ -100,10 +100,10 @@ def training_script(plugin: str, step: str, marker: str, passes: Sequence[str], 
     )
 
 
-def small_epochs(scripts: Sequence[str]) -> Mend:
+def small_epochs(scripts: Sequence[str]) -> Fix:
     """Scripts that log every eighth of an epoch divide by zero in shorter ones."""
     edit = Replace(anchor="len(trainloader_u) // 8", within="main", code="max(1, len(trainloader_u) // 8)")
-    return Mend(
+    return Fix(
         summary="ZeroDivisionError in epochs of fewer than 8 iterations",
         edits=dict.fromkeys(scripts, (edit,)),
     )
@@ -129,5 +129,5 @@ UNIMATCH = Framework(
     commits=("0324f3d",),
     scripts={script: training_script(PLUGIN, step, MARKER, PASSES[script]) for script, step in STEPS.items()},
     start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
-    mends={"short-epochs": small_epochs(tuple(STEPS))},
+    fixes={"short-epochs": small_epochs(tuple(STEPS))},
 )

@@ -82,5 +82,5 @@ UNIMATCH_V2 = Framework(
         for script, step in STEPS.items()
     },
     start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
-    mends={"short-epochs": small_epochs(tuple(STEPS))},
+    fixes={"short-epochs": small_epochs(tuple(STEPS))},
 )

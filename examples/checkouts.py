@@ -187,13 +187,13 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
 
 
 def write_patched(
-    framework: str, script: str, checkout: Path, folder: Path, mends: Sequence[str] = ("short-epochs",)
+    framework: str, script: str, checkout: Path, folder: Path, fixes: Sequence[str] = ("short-epochs",)
 ) -> Path:
-    """Write the patched script of a checkout to a folder, with those of the ``mends`` that the framework has."""
+    """Write the patched script of a checkout to a folder, with those of the ``fixes`` that the framework has."""
     found = FRAMEWORKS[framework]
     source = (checkout / script).read_text()
     target = folder / script.replace(".py", "_brpg.py")
-    target.write_text(found.patch(script, source, [mend for mend in found.mends if mend in mends]))
+    target.write_text(found.patch(script, source, [fix for fix in found.fixes if fix in fixes]))
     return target
 
 

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class UsageError(Exception):
-    """What the user can mend: the recipe, the data, the place. All else ends with a traceback."""
+    """What the user can fix: the recipe, the data, the place. All else ends with a traceback."""
 
 
 @contextlib.contextmanager

@@ -24,12 +24,13 @@ class PrototypeBank(StateModule):
     Args:
         num_classes: Number of classes C.
         feature_dim: Channels D of a feature vector.
-        num_prototypes: See :class:`~brpg_lib.BRPGConfig`; with the next three it gives K.
-        separate_confidence: See there.
-        split_fraction: See there.
-        split_increment: See there.
-        momentum: See there.
-        misclassified_weight: See there.
+        num_prototypes: Prototypes per class in the (high, low) confidence group before the split.
+        separate_confidence: ``False`` pools the high and the low group (the paper's ablation baseline).
+        split_fraction: Share of the classes whose group gets more prototypes; 0 turns the split off.
+        split_increment: Prototypes that a split adds.
+        momentum: Share of a prototype that an update keeps.
+        misclassified_weight: How many times a point counts, in the mean that moves its prototype, when the prototypes
+            put it into a wrong class.
         process_group: Ranks whose points move the prototypes together.
 
     Raises:

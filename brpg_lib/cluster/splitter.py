@@ -37,11 +37,11 @@ class AdaptiveSplitter(nn.Module):
 
     Args:
         num_classes: Number of classes C.
-        num_prototypes: See :class:`~brpg_lib.BRPGConfig`, like all further hyper-parameters.
-        separate_confidence: See there.
-        split_fraction: See there.
-        split_increment: See there.
-        dispersion: See there.
+        num_prototypes: Prototypes per class in the (high, low) confidence group before the split.
+        separate_confidence: ``False`` pools the high and the low group (the paper's ablation baseline).
+        split_fraction: Share of the classes whose group gets more prototypes; 0 turns the split off.
+        split_increment: Prototypes that a split adds.
+        dispersion: What makes a class scattered: ``"cosine"``, ``"l2"`` or ``"l2_normalized"``.
 
     Raises:
         ValueError: A hyper-parameter is out of range.

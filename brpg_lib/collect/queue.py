@@ -34,9 +34,10 @@ class FeatureQueue(StateModule):
     Args:
         num_classes: Number of classes C.
         feature_dim: Channels D of a feature vector.
-        queue_size: See :class:`~brpg_lib.BRPGConfig`.
-        separate_confidence: See there.
-        rare_class_fallback: See there; keeps ``2 * queue_size`` further rows per class.
+        queue_size: Rows of each class and group queue.
+        separate_confidence: ``False`` pools the high and the low group (the paper's ablation baseline).
+        rare_class_fallback: Keep ``2 * queue_size`` further rows per class: its most confident ground-truth pixels,
+            right or wrong, for groups of fewer than ten rows (the paper's COCO path).
         dtype: Storage type: float32, bfloat16 or float16.
         device: ``None`` to follow the module; ``"cpu"`` keeps the rows in (pinned) host memory wherever the module is.
 

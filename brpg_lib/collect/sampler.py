@@ -38,17 +38,20 @@ class ConfidenceSampler(StateModule):
 
     Args:
         num_classes: Number of classes C.
-        confidence_threshold: See :class:`~brpg_lib.BRPGConfig`, like all further hyper-parameters.
-        confidence_floor: See there.
-        class_adaptive: See there.
-        adaptive_momentum: See there.
-        fixed_threshold_classes: See there.
-        samples_per_image: See there.
-        class_balance: See there.
-        separate_confidence: See there.
-        rare_class_fallback: See there.
-        align_corners: See there.
-        ignore_index: See there.
+        confidence_threshold: Confidence from which a pixel belongs to the high group, in (0, 1].
+        confidence_floor: Correct labeled pixels at or below it enter no group. Unused with ``class_adaptive``.
+        class_adaptive: ``None``, or ``(t_min, t_max)``: each class's threshold follows its mean ground-truth
+            probability in this range.
+        adaptive_momentum: Momentum of that mean.
+        fixed_threshold_classes: Classes that keep ``confidence_threshold`` under ``class_adaptive``.
+        samples_per_image: Cap of collected pixels per step: this times the images of the batch.
+        class_balance: ``None`` for a uniform draw under the cap, or the exponent ``e`` of each pixel's draw weight
+            ``1 / count(its class) ** e``.
+        separate_confidence: ``False`` pools the high and the low group (the paper's ablation baseline).
+        rare_class_fallback: Keep the most confident ground-truth pixels of each class, right or wrong, for groups of
+            fewer than ten rows (the paper's COCO path).
+        align_corners: How feature and label pixels correspond; as in ``torch.nn.functional.interpolate``.
+        ignore_index: Label of pixels without a class.
         seed: Seed of the draw under the caps.
         process_group: Ranks that share the thresholds.
 

@@ -139,7 +139,7 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
         terms: From :func:`measure`.
         total: The sums over all ranks.
         used: ``()`` float32, share of the prototypes with points.
-        point_balance: See :class:`~brpg_lib.BRPGConfig`.
+        point_balance: Exponent of each class's weight in the mean, see :class:`~brpg_lib.BRPGConfig`.
         ranks: By how many DDP divides the gradient.
     """
     count, right = total.counts.clone().unbind(1)  # or a metric that is kept would keep all sums

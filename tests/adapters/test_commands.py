@@ -124,11 +124,11 @@ def test_edits_elsewhere_and_mends_done_already_do_not_matter(framework: str, ch
 
 def test_mends_upstream_bugs_on_demand(framework: str, checkout: Path) -> None:
     script = next(iter(FRAMEWORKS[framework].scripts))
-    (name,) = FRAMEWORKS[framework].mends
-    plain, mended = checkout / "plain.py", checkout / "mended.py"
+    (name,) = FRAMEWORKS[framework].fixes
+    plain, fixed = checkout / "plain.py", checkout / "fixed.py"
     assert main(["patch", framework, str(checkout / script), "--output", str(plain)]) == 0
-    assert main(["patch", framework, str(checkout / script), "--output", str(mended), "--mend", name]) == 0
-    assert plain.read_text() != mended.read_text()
+    assert main(["patch", framework, str(checkout / script), "--output", str(fixed), "--fix", name]) == 0
+    assert plain.read_text() != fixed.read_text()
 
 
 def test_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,8 +279,8 @@ def test_what_is_no_python(unimatch: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_an_unknown_bug(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, unimatch, "patch", "unimatch", unimatch, "--mend", "typos")
-    assert "unknown bug 'typos' of unimatch; --mend knows short-epochs" in message
+    message = refused(capsys, unimatch, "patch", "unimatch", unimatch, "--fix", "typos")
+    assert "unknown bug 'typos' of unimatch; --fix knows short-epochs" in message
 
 
 @pytest.mark.parametrize("command", ["patch", "run", "list"])
@@ -297,7 +297,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
     for framework in FRAMEWORKS.values():
-        for text in (framework.name, framework.repository, *framework.scripts, *framework.commits, *framework.mends):
+        for text in (framework.name, framework.repository, *framework.scripts, *framework.commits, *framework.fixes):
             assert text in printed
 
 
@@ -311,7 +311,7 @@ def test_run_needs_a_process(processes: str, unimatch: Path, capsys: pytest.Capt
     assert f"--nproc-per-node: expected at least 1, found {processes}" in message
 
 
-ARGUMENTS = ["--config=a b.yaml", "--help", "--mend", "x", "--nproc-per-node", "4", "--", "-x"]
+ARGUMENTS = ["--config=a b.yaml", "--help", "--fix", "x", "--nproc-per-node", "4", "--", "-x"]
 
 
 def test_run_patches_in_memory(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_tables() -> None:
     for framework in FRAMEWORKS.values():
         for text in (f"`{framework.name}`", framework.repository, *framework.commits, *framework.scripts):
             assert text in README
-        assert all(f"`{name}`" in README for name in framework.mends)
+        assert all(f"`{name}`" in README for name in framework.fixes)
 
 
 def test_the_section_of_the_yaml() -> None:

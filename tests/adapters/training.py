@@ -51,7 +51,7 @@ def train(
     epochs: int = 3,
     brpg: dict[str, Any] | None = None,
     kill_at: int = -1,
-    mends: Sequence[str] = ("short-epochs",),
+    fixes: Sequence[str] = ("short-epochs",),
     name: str = "run",
 ) -> Run:
     """Train in ``folder``; a second call there resumes.
@@ -61,17 +61,17 @@ def train(
         script: File name of the script.
         checkout: The upstream checkout, or a stand-in.
         folder: Workspace.
-        patched: Whether to patch the script first; short epochs are mended either way.
+        patched: Whether to patch the script first; short epochs are fixed either way.
         processes: Number of ranks.
         epochs: Epochs of the whole training.
         brpg: The yaml's section; None for one that suits tiny images.
         kill_at: Iteration in which all ranks kill themselves; -1 for never.
-        mends: Upstream bugs to repair in the patched script, as far as it has them.
+        fixes: Upstream bugs to repair in the patched script, as far as it has them.
         name: Names the records of this run.
     """
     workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG if brpg is None else brpg)
     if patched:
-        target = write_patched(framework, script, checkout, folder, mends)
+        target = write_patched(framework, script, checkout, folder, fixes)
     else:
         source = (checkout / script).read_text()
         target = folder / script
