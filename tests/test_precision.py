@@ -133,7 +133,7 @@ def bank_and_points(spread: float) -> tuple[PrototypeBank, Tensor]:
 def test_tf32_hardly_changes_which_prototype_wins(spread: float) -> None:
     """Products of rounded factors, summed in float32, as tensor cores do."""
     bank, points = bank_and_points(spread)
-    winner = bank.cosine(points).flatten(1).argmax(1)
+    winner = bank.compare(points)[1].flatten(1).argmax(1)
     directions = nn.functional.normalize(bank.prototypes.flatten(0, 2), dim=1)
     rounded = (to_tf32(points) @ to_tf32(directions).T).argmax(1)
     assert (rounded != winner).float().mean() <= TF32_RATE
@@ -144,11 +144,11 @@ def test_tf32_on_the_device() -> None:
     for spread in (1.0, 3.0, 10.0):
         bank, points = bank_and_points(spread)
         bank, points = bank.cuda(), points.cuda()
-        winner = bank.cosine(points).flatten(1).argmax(1)
+        winner = bank.compare(points)[1].flatten(1).argmax(1)
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
         try:
-            rounded = bank.cosine(points).flatten(1).argmax(1)
+            rounded = bank.compare(points)[1].flatten(1).argmax(1)
         finally:
             torch.set_float32_matmul_precision(before)
         assert (rounded != winner).float().mean() <= TF32_RATE

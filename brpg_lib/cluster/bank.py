@@ -7,7 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
-from brpg_lib.kernels.cosine import cosine
+from brpg_lib.kernels.cosine import cosine_to_groups
+from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum
 from brpg_lib.state import StateModule
@@ -124,12 +125,16 @@ class PrototypeBank(StateModule):
         high, low = self.mask.sum((0, 2)).tolist()
         return f"{sizes}, prototypes={high} high + {low} low"
 
-    def cosine(self, features: Tensor) -> Tensor:
-        """Cosine similarity of each feature to every prototype: ``(N, C, 2, K)`` float32, -inf where there is none.
+    def compare(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarity of each feature to each class, and to every prototype.
 
         Args:
             features: ``(N, D)`` floating point, differentiable. A row without direction gets a gradient of 0; a zero
                 row has similarity 0 to all, one that is not finite -inf.
+
+        Returns:
+            ``(N, C)`` float32, the cosine to the class's most similar prototype, differentiable; and
+            ``(N, C, 2, K)`` float32, the cosine to each prototype, without gradient. -inf where there is none.
 
         Raises:
             ValueError: The shape or dtype is wrong.
@@ -137,8 +142,8 @@ class PrototypeBank(StateModule):
         self._check(features)
         with torch.autocast(features.device.type, enabled=False):
             directions = nn.functional.normalize(self.prototypes.flatten(0, 2), dim=1)
-            similarity = cosine(features, directions, self.mask.flatten())
-        return similarity.view(-1, *self.mask.shape)
+            similarity, cosine = cosine_to_groups(features, directions, self.mask.flatten(), self.num_classes)
+        return similarity, cosine.view(-1, *self.mask.shape)
 
     def _check(self, features: Tensor) -> None:
         fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2
@@ -160,9 +165,9 @@ class PrototypeBank(StateModule):
         """
         if isinstance(features, Tensor) and features.ndim == 4:
             images, _, height, width = features.shape
-            points = self.cosine(rearrange(features, "b d h w -> (b h w) d")).amax(dim=(2, 3))
+            points, _ = self.compare(rearrange(features, "b d h w -> (b h w) d"))
             return rearrange(points, "(b h w) c -> b c h w", b=images, h=height, w=width)
-        return self.cosine(features).amax(dim=(2, 3))
+        return self.compare(features)[0]
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
@@ -208,30 +213,30 @@ class PrototypeBank(StateModule):
         fits = isinstance(classes, Tensor) and classes.shape == features.shape[:1] and is_integer(classes)
         fits = fits and classes.device == features.device
         require_tensor(fits, "classes", f"integers ({features.shape[0]},) beside the features", classes)
-        cosine = self.cosine(features)
+        similarity, cosine = self.compare(features)
         with torch.autocast(features.device.type, enabled=False):
             finite = is_finite(features)
             nearest, counted = self.assign(cosine, classes)
             rows = torch.where(finite[:, None], features.float(), 0.0)
-            self.move(all_reduce_sum(self.pull(rows, cosine, nearest, counted & finite), self.process_group))
+            self.move(all_reduce_sum(self.pull(rows, similarity, nearest, counted & finite), self.process_group))
 
     @torch.no_grad()
-    def pull(self, features: Tensor, cosine: Tensor, nearest: Tensor, counted: Tensor) -> Tensor:
+    def pull(self, features: Tensor, similarity: Tensor, nearest: Tensor, counted: Tensor) -> Tensor:
         """What :meth:`update` adds up of points whose similarities and prototypes are known already.
 
         Args:
             features: ``(N, D)`` float32, finite.
-            cosine: ``(N, C, 2, K)`` from :meth:`cosine`.
+            similarity: ``(N, C)`` from :meth:`compare`.
             nearest: ``(N,)`` int64 from :meth:`assign`.
             counted: ``(N,)`` bool from :meth:`assign`.
 
         Returns:
             ``(C * 2 * K, D + 1)`` float32: for each prototype the weighted sum of its points, and the sum of weights.
         """
-        wrong = cosine.amax(dim=(2, 3)).argmax(dim=1) != nearest // self.mask[0].numel()
+        wrong = similarity.argmax(dim=1) != nearest // self.mask[0].numel()
         weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
-        share = (torch.arange(self.mask.numel(), device=weight.device) == nearest[:, None]) * weight[:, None]
-        return torch.cat((share.T @ features, share.sum(0)[:, None]), dim=1)
+        weighted = torch.cat((features * weight[:, None], weight[:, None]), dim=1)
+        return sums_by_index(weighted, nearest, self.mask.numel())
 
     @torch.no_grad()
     def move(self, sums: Tensor) -> None:
@@ -245,7 +250,7 @@ class PrototypeBank(StateModule):
         """The most similar prototype of each point's own class.
 
         Args:
-            cosine: ``(N, C, 2, K)`` from :meth:`cosine`.
+            cosine: ``(N, C, 2, K)`` from :meth:`compare`.
             classes: ``(N,)`` integers.
 
         Returns:

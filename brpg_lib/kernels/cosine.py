@@ -1,58 +1,70 @@
-"""Cosine similarity to fixed directions as one matrix product, without a normalized copy of the features."""
+"""Cosine similarity to groups of fixed directions as one matrix product, without a normalized copy of the features."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from brpg_lib.kernels.vectors import MAX_NORM, MIN_NORM
 
 
-def cosine(features: Tensor, directions: Tensor, exists: Tensor) -> Tensor:
-    """Cosine similarity of each feature to each direction.
+def cosine_to_groups(features: Tensor, directions: Tensor, exists: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarity of each feature to the most similar direction of each group, and to every direction.
 
     Args:
         features: ``(N, D)`` floating point, differentiable. A row without direction (nearly zero, or longer than 1e15)
             has similarity 0, one that is not finite -inf. Neither gets a gradient.
-        directions: ``(M, D)`` float32 of length 1, without gradient.
+        directions: ``(M, D)`` float32 of length 1, without gradient; M is a multiple of the groups, which follow each
+            other.
         exists: ``(M,)`` bool; where false, the similarity is -inf.
+        groups: Number of groups G.
 
     Returns:
-        ``(N, M)`` float32.
+        ``(N, G)`` float32, differentiable, and ``(N, M)`` float32 without gradient.
     """
     if not (features.requires_grad and torch.is_grad_enabled()):
-        return _similarity(features, directions, exists)[0]  # plain operations, which any exporter knows
-    similarity: Tensor = _Cosine.apply(features, directions, exists)
-    return similarity
+        cosine = _cosine(features, directions, exists)[0]  # plain operations, which any exporter knows
+        return cosine.unflatten(1, (groups, -1)).amax(2), cosine
+    similarity, cosine = _CosineToGroups.apply(features, directions, exists, groups)
+    return similarity, cosine
 
 
-def _similarity(features: Tensor, directions: Tensor, exists: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The result ``(N, M)``, the same before places without similarity are marked, and 1 / length ``(N, 1)``."""
+def _cosine(features: Tensor, directions: Tensor, exists: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The similarities ``(N, M)``; ``(N, 1)`` bool, rows that have any; and ``(N, 1)``, 1 / length of these, or 0."""
     rows = features.float()
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     usable = (norm > MIN_NORM) & (norm <= MAX_NORM)
     inverse = torch.where(usable, 1 / norm, 0.0)
-    similarity = (rows @ directions.T).mul_(inverse).masked_fill_(~usable, 0.0)
     finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True) < torch.inf
-    return similarity.masked_fill(~(finite & exists), -torch.inf), similarity, inverse
+    cosine = (rows @ directions.T).mul_(inverse).masked_fill_(~usable, 0.0)
+    return cosine.masked_fill_(~(finite & exists), -torch.inf), usable, inverse
 
 
-class _Cosine(torch.autograd.Function):
+class _CosineToGroups(torch.autograd.Function):
+    """The gradient reaches one direction of each group only, so that no ``(N, M)`` graph is kept."""
+
     @staticmethod
-    def forward(ctx: Any, features: Tensor, directions: Tensor, exists: Tensor) -> Tensor:
-        marked, similarity, inverse = _similarity(features, directions, exists)
-        ctx.save_for_backward(features, directions, similarity, inverse)
-        return marked
+    def forward(ctx: Any, features: Tensor, directions: Tensor, exists: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        cosine, usable, inverse = _cosine(features, directions, exists)
+        similarity, slot = cosine.unflatten(1, (groups, -1)).max(2)
+        ctx.save_for_backward(features, directions, similarity, slot, usable, inverse)
+        ctx.mark_non_differentiable(cosine)
+        return similarity, cosine
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        features, directions, similarity, inverse = ctx.saved_tensors
-        scaled = gradients[0] * inverse
-        # d(f.p / |f|) = p / |f| - f (f.p) / |f|^3
-        along = (scaled * similarity).sum(dim=1, keepdim=True) * inverse
-        gradient = (scaled @ directions).addcmul_(features.float(), along, value=-1)
-        return gradient.masked_fill_(inverse == 0, 0.0).to(features.dtype), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        features, directions, similarity, slot, usable, inverse = ctx.saved_tensors
+        # Similarities of -inf have no gradient, nor have rows without direction.
+        counts = usable & similarity.isfinite()
+        share = torch.where(counts, gradients[0], 0.0)
+        slots = len(directions) // slot.shape[1]
+        place = torch.arange(slot.shape[1], device=slot.device) * slots + slot
+        toward = nn.functional.embedding_bag(place, directions, per_sample_weights=share, mode="sum")
+        # d(f.p / |f|) = (p - f (f.p) / |f|^2) / |f|
+        along = (share * torch.where(counts, similarity, 0.0)).sum(dim=1, keepdim=True) * inverse
+        gradient = toward.addcmul_(features.float(), along, value=-1).mul_(inverse)
+        return gradient.masked_fill_(~usable, 0.0).to(features.dtype), None, None, None

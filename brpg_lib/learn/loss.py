@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.validation import (
     MAX_SIZE,
     is_integer,
@@ -96,8 +97,9 @@ def _require_weights(weight: Tensor) -> None:
 
 def class_sums(losses: Tensor, weights: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Losses and weights ``(N,)`` of :func:`weighted_losses`, added up by class: ``(C, 2)`` float32."""
-    member = torch.arange(num_classes, device=classes.device)[:, None] == classes.long()
-    return torch.stack([torch.where(member, values, 0.0).sum(1) for values in (losses, weights)], dim=1)
+    classes = classes.long()
+    target = torch.where((classes >= 0) & (classes < num_classes), classes, 0)  # a point of no class has no weight
+    return sums_by_index(torch.stack((losses, weights), dim=1), target, num_classes)
 
 
 def balanced_mean(own: Tensor, everywhere: Tensor, point_balance: float) -> Tensor:

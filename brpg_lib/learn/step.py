@@ -109,9 +109,8 @@ def measure(
     dropped = torch.stack([part.dropped for part in parts]).sum().float()
     features, classes = torch.cat([part.features for part in parts]), torch.cat(targets)
     parts.clear()
-    cosine = bank.cosine(features)
+    similarity, cosine = bank.compare(features)
     nearest, counted = bank.assign(cosine, classes)
-    similarity = cosine.amax(dim=(2, 3))
     pairs = list(zip(similarity.split(lengths), targets, strict=True))
     terms = [criterion.sums(*pair) for pair in pairs]
     counts = [diagnostics.points(*pair, bank.num_classes) for pair in pairs]
@@ -121,7 +120,7 @@ def measure(
     hits = torch.zeros(bank.mask.numel(), device=nearest.device).index_add_(0, nearest, counted.float())
     both = torch.stack(terms)
     sums = StepSums(
-        pull=bank.pull(features, cosine, nearest, counted),
+        pull=bank.pull(features, similarity, nearest, counted),
         hits=hits,
         terms=both.detach(),
         counts=torch.stack(counts),
