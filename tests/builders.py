@@ -19,10 +19,12 @@ from brpg_lib import (
     Schedule,
     UnlabeledBatch,
 )
+from brpg_lib.output import METRICS
 
 CLASSES, DIM = 3, 5
 IMAGE, MAP = (17, 21), (9, 11)
 Batch = TypeVar("Batch", LabeledBatch, UnlabeledBatch)
+Batches = tuple[LabeledBatch, UnlabeledBatch | None]
 
 
 def generator(seed: int) -> torch.Generator:
@@ -197,3 +199,25 @@ def clusters(num_rows: int, num_clusters: int, dim: int, seed: int, spread: floa
     middle = 3 * spread * torch.randn(num_clusters, dim, generator=random)
     index = torch.randint(num_clusters, (num_rows,), generator=random)
     return offset + middle[index] + spread * torch.randn(num_rows, dim, generator=random)
+
+
+def set_prototypes(head: PrototypeHead, seed: int = 0, share: float = 1.1) -> None:
+    """Random prototypes, of which the share exists."""
+    random = torch.Generator().manual_seed(seed)
+    shape = head.bank.prototypes.shape
+    head.bank.set(torch.randn(shape, generator=random), torch.rand(shape[:3], generator=random) < share)
+
+
+def assert_sound(out: HeadOutput, *batches: LabeledBatch | UnlabeledBatch | None) -> None:
+    """Finite loss, gradients and metrics."""
+    for value in (out.loss, out.loss_labeled, out.loss_unlabeled):
+        assert value.isfinite()
+        assert value.dtype == torch.float32
+        assert value.shape == ()
+    assert list(out.metrics) == list(METRICS)
+    for name, value in out.metrics.items():
+        assert value.shape == (), name
+        assert value.isfinite(), name
+        assert not value.requires_grad, name
+    for gradient in gradients(out, *batches):
+        assert gradient.isfinite().all()

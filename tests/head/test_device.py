@@ -1,0 +1,162 @@
+"""The learn step never waits for the device: as a CUDA graph, compiled, and on tensors without values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from builders import (
+    fresh,
+    gradients,
+    head,
+    labeled,
+    learning_head,
+    same,
+    state,
+    unlabeled,
+)
+from fake_cuda import NoCopies, fake_cuda, needs_fake_cuda
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.testing import assert_close
+
+from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
+
+
+@pytest.mark.cuda
+def test_cuda_follows_the_cpu() -> None:
+    module, other = head(), head().cuda()
+    for i in range(9):
+        first, second = labeled(10 * i), unlabeled(10 * i)
+        out = module(first, second)
+        there = other(fresh(first.to(torch.device("cuda"))), fresh(second.to(torch.device("cuda"))))
+        assert there.loss.item() == pytest.approx(out.loss.item(), rel=1e-3)
+        assert {value.device.type for value in there.metrics.values()} == {"cuda"}
+    assert_close(other.bank.prototypes.cpu(), module.bank.prototypes, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.cuda
+def test_the_learn_step_does_not_wait_for_the_device() -> None:
+    module = learning_head().cuda()
+    first, second = on(torch.device("cuda"), labeled(), unlabeled())
+    module(first, second)
+    assert module.settled
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        module(first, second).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+def test_the_learn_step_as_a_cuda_graph() -> None:
+    module, twin = learning_head().cuda(), learning_head().cuda()
+    first, second = on(torch.device("cuda"), labeled(), unlabeled())
+    for _ in range(3):  # warm-up, on a side stream as torch.cuda.graph asks for
+        with torch.cuda.stream(torch.cuda.Stream()):
+            torch.autograd.grad(module(first, second).loss, (first.features, second.features))
+            twin(first, second)
+        torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = module(first, second)
+        gradient = torch.autograd.grad(out.loss, (first.features, second.features))
+    for _ in range(4):
+        graph.replay()
+        expected = twin(first, second)
+        assert out.loss.item() == pytest.approx(expected.loss.item(), rel=1e-4)
+        wanted = torch.autograd.grad(expected.loss, (first.features, second.features))
+        for one, two in zip(gradient, wanted, strict=True):
+            assert_close(one, two, atol=1e-6, rtol=1e-3)
+        assert_close(module.bank.prototypes, twin.bank.prototypes, atol=1e-5, rtol=1e-4)
+    assert module.iteration == twin.iteration, "replays count"
+
+
+def on(device: torch.device, *batches: Any) -> list[Any]:
+    return [fresh(batch.to(device)) for batch in batches]
+
+
+@needs_fake_cuda
+def test_no_decision_of_the_learn_step_depends_on_values() -> None:
+    with fake_cuda() as device:
+        module = PrototypeHead(3, 5, Schedule(warmup=0, collect=0, total=9), BRPGConfig(unlabeled_samples_per_image=9))
+        module.to(device)
+        module.timeline._settled_with = module.bank.mask_version
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(*shape, dtype=dtype, device=device)
+
+        first = LabeledBatch(features=empty(2, 5, 9, 11), logits=None, labels=empty(2, 17, 21, dtype=torch.int64))
+        second = UnlabeledBatch(
+            features=empty(2, 5, 9, 11), pseudo_labels=empty(2, 17, 21, dtype=torch.int64), confidence=empty(2, 17, 21)
+        )
+        with NoCopies():
+            out = module(first, second)
+        assert out.loss.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):
+            out.loss.item()
+
+
+def test_settled_once_every_class_has_prototypes(device: torch.device) -> None:
+    module = head().to(device)
+    for i in range(7):
+        assert module.settled == (i > 4)
+        assert module.iteration == i
+        module(*on(device, labeled(10 * i), unlabeled(10 * i)))
+    module.bank.mask[0] = False
+    assert not module.settled
+    assert module.iteration == 7
+    module(*on(device, labeled(70), unlabeled(70)))
+    assert module.iteration == 8
+    again = head(recluster_every=3).to(device)
+    for i in range(7):
+        again(*on(device, labeled(10 * i), unlabeled(10 * i)))
+    assert not again.settled
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_learn_step_compiles_without_graph_breaks(backend: str, device: torch.device) -> None:
+    module, twin = learning_head().to(device), learning_head().to(device)
+    for part in (module, twin):
+        part(*on(device, labeled(50), unlabeled(50)))
+    compiled = torch.compile(module, backend=backend, fullgraph=True)
+    for i in range(6, 9):
+        batches, others = (on(device, labeled(10 * i), unlabeled(10 * i)) for _ in range(2))
+        out, expected = compiled(*batches), twin(*others)
+        assert_close(out.loss, expected.loss, atol=1e-5, rtol=1e-5)
+        for one, two in zip(gradients(out, *batches), gradients(expected, *others), strict=True):
+            assert_close(one, two, atol=1e-6, rtol=1e-4)
+        assert_close(module.bank.prototypes, twin.bank.prototypes, atol=1e-5, rtol=1e-5)
+        assert module.iteration == twin.iteration == i + 1
+    torch._dynamo.reset()
+
+
+def test_compiled_from_the_first_step() -> None:
+    """Without fullgraph: the phases before the learn step run as they are."""
+    module, twin = head(), head()
+    compiled = torch.compile(module, backend="aot_eager")
+    for i in range(8):
+        batches, others = (on(torch.device("cpu"), labeled(10 * i), unlabeled(10 * i)) for _ in range(2))
+        out, expected = compiled(*batches), twin(*others)
+        assert out.phase is expected.phase
+        assert_close(out.loss, expected.loss)
+    assert same(state(module), state(twin))
+    torch._dynamo.reset()
+
+
+def test_deterministic_algorithms_repeat_everything(device: torch.device) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        losses = []
+        for _ in range(2):
+            module = head().to(device)
+            for i in range(8):
+                batches = on(device, labeled(10 * i), unlabeled(10 * i))
+                out = module(*batches)
+                gradient = gradients(out, *batches)
+            losses.append((out.loss, *gradient, module.bank.prototypes))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(one, two) for one, two in zip(*losses, strict=True))

@@ -1,0 +1,160 @@
+"""Classes that come late, or hardly at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from builders import (
+    Batches,
+    assert_sound,
+    fresh,
+    head,
+    labeled,
+    run,
+    same,
+    state,
+    step,
+    unlabeled,
+)
+
+from brpg_lib import Phase
+
+
+def test_a_class_joins_late() -> None:
+    module = run(head(), 10, absent=(2,))
+    assert module.bank.present == [True, True, False]
+    out, first, second = step(module, absent=(2,))
+    assert_sound(out, first, second)
+    assert not module.bank.prototypes[2].any()
+    run(module, 2)
+    assert module.bank.present == [True, True, True]
+    out, *_ = step(module)
+    assert out.metrics["accuracy_labeled"] > 0.75
+    assert module.queue.features.numel() == 0, "the queues are free once every class has prototypes"
+
+
+def test_weak_views_are_wanted_while_a_class_is_awaited() -> None:
+    module = run(head(), 6, absent=(2,))
+    assert not module.samples_weak_views
+    module(fresh(labeled(0), logits=None), unlabeled(0))  # shows class 2, cannot be sampled
+    assert module.samples_weak_views
+    run(module, 2)
+    assert all(module.bank.present)
+    assert not module.samples_weak_views
+
+
+def test_a_class_that_never_comes_costs_no_sampling() -> None:
+    module = run(head(), 5, absent=(2,))
+    before = state(module.sampler), module.queue.rows.clone()
+    run(module, 3, absent=(2,))
+    assert same(state(module.sampler), before[0])
+    assert torch.equal(module.queue.rows, before[1])
+
+
+def test_a_late_class_joins_from_its_rare_class_rows() -> None:
+    module = run(head(rare_class_fallback=True), 6, absent=(2,))
+    wrong = labeled(0)
+    assert wrong.logits is not None
+    never_right = wrong.logits.clone()
+    never_right[:, 2] = -20.0  # so that no pixel of class 2 enters its high or low group
+    for _ in range(2):
+        module(fresh(wrong, logits=never_right))
+    assert module.bank.present == [True, True, True]
+
+
+def test_points_of_an_absent_class_are_no_loss_but_no_nan() -> None:
+    module = run(head(), 6, absent=(2,))
+    first = fresh(labeled(0), logits=None)  # without logits nothing can join
+    assert (first.labels == 2).any()
+    out = module(first, unlabeled(0))
+    assert_sound(out, first)
+    hidden = torch.where(first.labels == 2, 255, first.labels)
+    twin = run(head(), 6, absent=(2,))
+    assert torch.equal(twin(fresh(first, labels=hidden), unlabeled(0)).loss_labeled, out.loss_labeled)
+
+
+def test_nothing_was_collected() -> None:
+    module = head()
+    nothing = {"labels": torch.full((2, 17, 21), 255)}
+    for i in range(6):
+        first = fresh(labeled(i), **nothing)
+        out = module(first, None)
+        assert_sound(out, first)
+        assert out.loss == 0
+    assert not module.bank.mask.any()
+    run(module, 2)
+    assert all(module.bank.present)
+
+
+def test_fewer_rows_than_prototypes() -> None:
+    module = head(num_prototypes=(4, 3), split_fraction=0.0, samples_per_image=1, warmup=0, collect=1)
+    first, second = labeled(0, num_images=1), unlabeled(0, num_images=1)
+    module(first, second)
+    rows = module.queue.rows.clone()
+    assert 0 < int(rows.sum()) < 7
+    out = module(fresh(first, logits=None), second)
+    assert_sound(out, second)
+    assert torch.equal(module.bank.mask.sum(2), torch.minimum(rows, torch.tensor([4, 3])))
+
+
+def rare(seed: int) -> Batches:
+    """Batches in which class 2 is labeled, but nobody ever predicts it."""
+    first, second = labeled(seed), unlabeled(seed)
+    logits, weak = first.logits.clone(), second.weak_logits.clone()
+    logits[:, 2] -= 10
+    weak[:, 2] -= 20
+    return fresh(first, logits=logits), fresh(second, weak_logits=weak)
+
+
+def test_rare_classes() -> None:
+    plain, fallback = head(), head(rare_class_fallback=True)
+    for i in range(8):
+        for module in (plain, fallback):
+            batches = rare(i)
+            assert_sound(module(*batches), *batches)
+    assert plain.bank.present == [True, True, False]
+    assert fallback.bank.present == [True, True, True]
+    accuracy = fallback(*rare(9)).metrics["accuracy_labeled"]
+    assert accuracy > plain(*rare(9)).metrics["accuracy_labeled"] + 0.05
+
+
+def test_min_rows_extends_the_collect_phase() -> None:
+    module = head(min_rows=20, queue_size=30)
+    phases = []
+    for i in range(12):
+        low_only = i < 7
+        first, second = labeled(i), unlabeled(i)
+        if low_only:  # no confident pixel: the high groups stay empty
+            first = fresh(first, logits=0.2 * first.logits)
+            second = fresh(second, weak_logits=0.0 * second.weak_logits)
+        phases.append(module(first, second).phase)
+    assert phases[:8] == [Phase.WARMUP] + [Phase.COLLECT] * 7
+    assert phases[-1] is Phase.LEARN
+    assert all(module.bank.present)
+
+
+def test_max_collect_bounds_it() -> None:
+    module = head(min_rows=200, queue_size=300, max_collect=5)
+    phases = [step(module, seed=0, absent=())[0].phase for _ in range(8)]
+    assert phases == [Phase.WARMUP] + [Phase.COLLECT] * 5 + [Phase.LEARN] * 2
+
+
+def test_min_rows_waits_only_for_classes_seen() -> None:
+    module = run(head(min_rows=5), 8, absent=(2,))
+    assert module.phase is Phase.LEARN
+    assert module.bank.present == [True, True, False]
+
+
+def test_min_rows_waits_for_the_first_class() -> None:
+    """Before a label was seen, "every class seen" would be none."""
+    module = head(min_rows=5)
+    for i in range(6):
+        out = module(fresh(labeled(i), labels=torch.full((2, 17, 21), 255)), None)
+    assert out.phase is Phase.COLLECT
+
+
+def test_min_rows_that_no_queue_can_hold_is_refused() -> None:
+    """The collect phase would never end."""
+    with pytest.raises(ValueError, match=r"schedule\.min_rows: expected .*, found 31"):
+        head(min_rows=31, queue_size=30)
+    head(min_rows=30, queue_size=30)
