@@ -14,6 +14,7 @@ from brpg_lib import (
     FeatureQueue,
     HeadOutput,
     LabeledBatch,
+    PrototypeBank,
     PrototypeHead,
     Samples,
     Schedule,
@@ -221,3 +222,14 @@ def assert_sound(out: HeadOutput, *batches: LabeledBatch | UnlabeledBatch | None
         assert not value.requires_grad, name
     for gradient in gradients(out, *batches):
         assert gradient.isfinite().all()
+
+
+def random_bank(
+    classes: int, slots: int, dim: int, seed: int, share: float = 0.7, **options: Any
+) -> tuple[PrototypeBank, Tensor]:
+    """A bank with the share of its prototypes present, and a generator-seeded mask."""
+    random = torch.Generator().manual_seed(seed)
+    bank = PrototypeBank(classes, dim, num_prototypes=(slots, slots), split_fraction=0.0, **options)
+    vectors = torch.randn(classes, 2, slots, dim, generator=random)
+    bank.set(vectors, torch.rand(classes, 2, slots, generator=random) < share)
+    return bank, vectors

@@ -9,22 +9,13 @@ from pathlib import Path
 import pytest
 import reference
 import torch
+from builders import random_bank
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from brpg_lib import PrototypeBank, prototype_contrastive_loss
-
-
-def made(classes: int, slots: int, dim: int, seed: int, share: float = 0.7, **options) -> tuple[PrototypeBank, Tensor]:
-    """A bank with the share of its prototypes present, and a generator-seeded mask."""
-    random = torch.Generator().manual_seed(seed)
-    bank = PrototypeBank(classes, dim, num_prototypes=(slots, slots), split_fraction=0.0, **options)
-    vectors = torch.randn(classes, 2, slots, dim, generator=random)
-    bank.set(vectors, torch.rand(classes, 2, slots, generator=random) < share)
-    return bank, vectors
-
 
 SHAPES = {
     "classes": st.integers(1, 5),
@@ -37,7 +28,7 @@ SHAPES = {
 
 @given(**SHAPES)
 def test_similarity(classes, slots, dim, points, seed):
-    bank, _ = made(classes, slots, dim, seed)
+    bank, _ = random_bank(classes, slots, dim, seed)
     features = torch.randn(points, dim, requires_grad=True)
     cosine = reference.cosine_similarity(features, bank.prototypes, bank.mask)
     assert_close(bank.compare(features)[1], cosine, atol=1e-5, rtol=1e-5)
@@ -50,7 +41,7 @@ def test_similarity(classes, slots, dim, points, seed):
 
 
 def test_similarity_has_the_gradient_of_the_reference() -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     features = torch.randn(10, 4, requires_grad=True)
     exact = features.detach().double().requires_grad_()
     present = bank.mask.flatten(1).any(1)
@@ -62,7 +53,7 @@ def test_similarity_has_the_gradient_of_the_reference() -> None:
 
 @given(**SHAPES, momentum=st.floats(0, 1), weight=st.sampled_from([0.0, 0.5, 1.0, 3.0]))
 def test_update(classes, slots, dim, points, seed, momentum, weight):
-    bank, _ = made(classes, slots, dim, seed, momentum=momentum, misclassified_weight=weight)
+    bank, _ = random_bank(classes, slots, dim, seed, momentum=momentum, misclassified_weight=weight)
     random = torch.Generator().manual_seed(seed + 1)
     features = torch.randn(points, dim, generator=random)
     targets = torch.randint(-1, classes + 1, (points,), generator=random)
@@ -75,7 +66,7 @@ def test_update(classes, slots, dim, points, seed, momentum, weight):
 
 def test_update_with_other_integer_types() -> None:
     for dtype in (torch.uint8, torch.int32):
-        one, _ = made(3, 2, 4, 0)
+        one, _ = random_bank(3, 2, 4, 0)
         two = copy.deepcopy(one)
         features, classes = torch.randn(20, 4, requires_grad=True), torch.randint(3, (20,))
         one.update(features, classes)
@@ -85,7 +76,7 @@ def test_update_with_other_integer_types() -> None:
 
 
 def test_absent_prototypes_stay_absent() -> None:
-    bank, _ = made(3, 2, 4, 0, share=0.5)
+    bank, _ = random_bank(3, 2, 4, 0, share=0.5)
     absent = ~bank.mask
     bank.update(torch.randn(200, 4), torch.randint(3, (200,)))
     assert (bank.prototypes[absent] == 0).all()
@@ -94,7 +85,7 @@ def test_absent_prototypes_stay_absent() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_point_that_is_not_finite_moves_nothing(value: float) -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     other = copy.deepcopy(bank)
     features, classes = torch.randn(10, 4), torch.randint(3, (10,))
     other.update(features[1:], classes[1:])
@@ -105,7 +96,7 @@ def test_a_point_that_is_not_finite_moves_nothing(value: float) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
 def test_extreme_features_have_a_finite_similarity(value: float) -> None:
-    bank, _ = made(3, 2, 4, 0, share=1.1)
+    bank, _ = random_bank(3, 2, 4, 0, share=1.1)
     features = torch.full((2, 4), value, requires_grad=True)
     similarity = bank.similarity(features)
     assert similarity.isfinite().all()
@@ -114,7 +105,7 @@ def test_extreme_features_have_a_finite_similarity(value: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     features, classes = torch.randn(20, 4).to(dtype), torch.randint(3, (20,))
     similarity = bank.similarity(features)
     assert similarity.dtype == torch.float32
@@ -126,7 +117,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 
 
 def test_autocast_does_not_matter() -> None:
-    bank, _ = made(5, 3, 16, 0)
+    bank, _ = random_bank(5, 3, 16, 0)
     other = copy.deepcopy(bank)
     features, classes = torch.randn(50, 16), torch.randint(5, (50,))
     plain = bank.similarity(features)
@@ -141,7 +132,7 @@ def test_autocast_does_not_matter() -> None:
 
 
 def test_set_replaces_everything() -> None:
-    bank, _ = made(3, 3, 4, 0)
+    bank, _ = random_bank(3, 3, 4, 0)
     vectors, mask = torch.randn(3, 2, 2, 4), torch.rand(3, 2, 2) < 0.5
     vectors[~mask] = float("nan")  # what is not there does not matter
     bank.set(vectors, mask)
@@ -152,7 +143,7 @@ def test_set_replaces_everything() -> None:
 
 
 def test_set_with_the_banks_own_buffers() -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     prototypes, mask = bank.prototypes.clone(), bank.mask.clone()
     bank.set(2 * bank.prototypes, bank.mask)
     assert torch.equal(bank.mask, mask)
@@ -186,7 +177,7 @@ def test_set_does_not_keep_the_callers_tensors() -> None:
     ],
 )
 def test_set_refuses_and_changes_nothing(vectors, mask, field) -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     prototypes, before = bank.prototypes.clone(), bank.mask.clone()
     with pytest.raises((TypeError, ValueError), match=f"{field}: expected .+, found "):
         bank.set(vectors, mask)
@@ -207,7 +198,7 @@ def test_set_refuses_and_changes_nothing(vectors, mask, field) -> None:
     ],
 )
 def test_update_refuses_and_changes_nothing(features, classes, field) -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     prototypes = bank.prototypes.clone()
     with pytest.raises((TypeError, ValueError), match=f"{field}: expected .+, found "):
         bank.update(features, classes)
@@ -243,7 +234,7 @@ def test_present_follows_every_change_of_the_mask() -> None:
 
 
 def test_owner_conversions_leave_prototypes_alone() -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     before = bank.prototypes.clone()
     owner = nn.Sequential(nn.Linear(2, 2), bank)
     for convert in (owner.half, owner.double, lambda: owner.to(torch.bfloat16)):
@@ -254,7 +245,7 @@ def test_owner_conversions_leave_prototypes_alone() -> None:
 
 def test_standing_alone_in_a_supervised_trainer(device: torch.device) -> None:
     """The design's other use: only the bank and the loss."""
-    bank, _ = made(3, 2, 4, 0, share=1.1)
+    bank, _ = random_bank(3, 2, 4, 0, share=1.1)
     bank = bank.to(device)
     features = torch.randn(30, 4, device=device, requires_grad=True)
     classes = torch.randint(3, (30,), device=device)
@@ -266,7 +257,7 @@ def test_standing_alone_in_a_supervised_trainer(device: torch.device) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1e30])
 def test_rows_without_direction_get_no_gradient(value: float) -> None:
-    bank, _ = made(3, 2, 4, 0, share=1.1)
+    bank, _ = random_bank(3, 2, 4, 0, share=1.1)
     features = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     features[1, 2] = value
     if value == 0.0:
@@ -286,14 +277,14 @@ class NearestPrototype(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.network = nn.Conv2d(3, 4, 1)
-        self.bank, _ = made(3, 2, 4, 0, share=1.1)
+        self.bank, _ = random_bank(3, 2, 4, 0, share=1.1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.bank.classify(self.network(images))
 
 
 def test_maps_are_points_side_by_side() -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     maps = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(1))
     points = maps.movedim(1, 3).reshape(-1, 4)
     assert torch.equal(bank.similarity(maps).movedim(1, 3).reshape(-1, 3), bank.similarity(points))
@@ -301,7 +292,7 @@ def test_maps_are_points_side_by_side() -> None:
 
 
 def test_maps_have_gradients() -> None:
-    bank, _ = made(3, 2, 4, 0, share=1.1)
+    bank, _ = random_bank(3, 2, 4, 0, share=1.1)
     maps = torch.randn(2, 4, 5, 6, requires_grad=True)
     bank.similarity(maps).sum().backward()
     assert maps.grad is not None
@@ -309,7 +300,7 @@ def test_maps_have_gradients() -> None:
 
 
 def test_maps_of_other_channels_are_refused() -> None:
-    bank, _ = made(3, 2, 4, 0)
+    bank, _ = random_bank(3, 2, 4, 0)
     with pytest.raises(ValueError, match=r"features: expected a floating-point tensor \(N, 4\)"):
         bank.similarity(torch.randn(2, 5, 3, 3))
 

@@ -6,9 +6,9 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from builders import random_bank
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bank import made
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -35,7 +35,7 @@ def case(points: int, classes: int, seed: int, ignored: float = 0.2) -> tuple[Te
 )
 def test_equals_the_reference(classes, slots, dim, points, temperature, weight, balance, seed):
     """From features on, with absent classes, and its gradient."""
-    bank, _ = made(classes, slots, dim, seed, share=0.5)
+    bank, _ = random_bank(classes, slots, dim, seed, share=0.5)
     random = torch.Generator().manual_seed(seed)
     features = torch.randn(points, dim, generator=random).requires_grad_()
     targets = torch.randint(classes, (points,), generator=random)
