@@ -146,6 +146,18 @@ def test_there_is_no_circle_of_imports() -> None:
     graph.prepare()  # raises CycleError, which names the modules
 
 
+def test_files_and_functions_are_short() -> None:
+    for path in (ROOT / "brpg_lib").rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                documented = ast.get_docstring(node, clean=False) or ""
+                lines = node.end_lineno - node.lineno + 1 - documented.count("\n")
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
+    assert (ROOT / "brpg_lib/head.py").read_text().count("\n") <= 250
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked wheel, built without network from a copy of the checkout."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from brpg_lib.batches import FALLBACK, Samples
+from brpg_lib.collect.rare_classes import keep_most_confident, refills
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.segments import positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
 from brpg_lib.validation import is_integer, require, require_device, require_instance, require_integer, require_tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MIN_ROWS = 10
-"""A group with fewer rows is filled from the rare-class rows, where these are kept (method of the COCO path)."""
 
 
 class FeatureQueue(StateModule):
@@ -120,7 +120,8 @@ class FeatureQueue(StateModule):
         self._append_rows(features[regular], confidence[regular], (classes * self.num_groups + group)[regular])
         if self.fallback_capacity:
             kept = finite & (groups == FALLBACK)
-            self._keep_best(features[kept], confidence[kept], classes[kept])
+            own = self.fallback_features, self.fallback_confidence
+            keep_most_confident(*own, features[kept], confidence[kept], classes[kept])
 
     def _check(self, samples: Samples) -> None:
         require_instance(
@@ -153,7 +154,7 @@ class FeatureQueue(StateModule):
     def _append_rows(self, features: Tensor, confidence: Tensor, slot: Tensor) -> None:
         """Write rows into the ring of each ``slot`` (class x group), in order."""
         slot, order = slot.sort(stable=True)
-        counts, rank = _rank_in_group(slot, self.num_classes * self.num_groups)
+        counts, rank = positions_in_group(slot, self.num_classes * self.num_groups)
         last = rank >= counts[slot] - self.capacity  # more rows than fit: only the newest stay
         slot, order, rank = slot[last], order[last], rank[last]
         cursor, rows = (b[:, : self.num_groups].flatten() for b in (self.cursor, self.rows))
@@ -164,68 +165,28 @@ class FeatureQueue(StateModule):
         self.cursor[:, : self.num_groups] = ((cursor + counts) % self.capacity).view(shape)
         self.rows[:, : self.num_groups] = (rows + counts).clamp(max=self.capacity).view(shape)
 
-    def _keep_best(self, features: Tensor, confidence: Tensor, classes: Tensor) -> None:
-        """Let rows replace the least confident ones kept for their class."""
-        if not len(classes):
-            return
-        classes, order = classes.sort(stable=True)
-        counts, rank = _rank_in_group(classes, self.num_classes)
-        new = torch.full((self.num_classes, int(counts.max())), -1.0, device=classes.device)
-        new[classes, rank] = confidence[order].float()
-        both = torch.cat((self.fallback_confidence, new), dim=1)
-        stays = torch.zeros_like(both, dtype=torch.bool)
-        stays.scatter_(1, both.topk(self.fallback_capacity, dim=1, sorted=False).indices, True)
-        leaves, enters = ~stays[:, : self.fallback_capacity], stays[:, self.fallback_capacity :] & (new >= 0)
-        # The k-th row that enters a class takes the k-th place that is left.
-        place = leaves.long().argsort(dim=1, descending=True, stable=True)
-        class_index, column = enters.nonzero(as_tuple=True)
-        target = place[class_index, (enters.long().cumsum(1) - 1)[class_index, column]]
-        source = torch.zeros(new.shape, dtype=torch.int64, device=new.device)
-        source[classes, rank] = order
-        self.fallback_features[class_index, target] = features[source[class_index, column]].to(self.dtype)
-        self.fallback_confidence[class_index, target] = new[class_index, column]
-
     @torch.no_grad()
     def fill_rare_classes(self, among: Tensor | None = None) -> None:
         """Fill the groups of classes with fewer than ten rows from the rows kept for rare classes.
 
-        Fewer than ten high rows, but enough low ones: the most confident kept rows become the high group. Fewer in
-        both: the lower half of the kept rows becomes the low group, the upper half the high one. Does nothing without
-        ``rare_class_fallback``.
+        See :func:`~brpg_lib.collect.rare_classes.refills`. Does nothing without ``rare_class_fallback``.
 
         Args:
             among: ``(C,)`` bool, classes to look at; ``None`` for all.
         """
         if not self.fallback_capacity:
             return
-        kept = (self.fallback_confidence >= 0).sum(1)
-        few_high, few_low = (self.rows < MIN_ROWS).unbind(1)
-        poor = few_high & (kept > 0)
-        rare = (poor if among is None else poor & among.to(poor.device)).nonzero()[:, 0]
-        if not len(rare):
-            return
-        self._allocate()
-        order = self.fallback_confidence[rare].argsort(dim=1, descending=True, stable=True)
-        kept, few_low = kept[rare], few_low[rare]
-        half = kept // 2
-        position = torch.arange(self.capacity, device=kept.device)
-        high_rows = torch.where(few_low, kept - half, kept).clamp(max=self.capacity)
-        self._replace(rare, 0, order, position[None].expand(len(rare), -1), high_rows)
-        low_start = kept - half
-        low = (low_start[:, None] + position).clamp(max=self.fallback_capacity - 1)
-        self._replace(rare[few_low], 1, order[few_low], low[few_low], half[few_low].clamp(max=self.capacity))
-
-    def _replace(self, classes: Tensor, group: int, order: Tensor, position: Tensor, rows: Tensor) -> None:
-        """Make the rows kept at ``order[position]`` the first ``rows`` of a group, least confident (oldest) first."""
-        reverse = (rows[:, None] - 1 - torch.arange(self.capacity, device=rows.device)).clamp(min=0)
-        source = order.gather(1, position.gather(1, reverse))
-        valid = torch.arange(self.capacity, device=rows.device) < rows[:, None]
-        self.features[classes, group] = torch.where(
-            valid[..., None], self.fallback_features[classes[:, None], source], 0.0
-        ).to(self.dtype)
-        self.confidence[classes, group] = torch.where(valid, self.fallback_confidence[classes[:, None], source], 0.0)
-        self.rows[classes, group] = rows
-        self.cursor[classes, group] = rows % self.capacity
+        chosen = refills(self.fallback_confidence, self.rows, self.capacity, among)
+        if chosen:
+            self._allocate()
+        for classes, group, source, rows in chosen:
+            valid = torch.arange(self.capacity, device=rows.device) < rows[:, None]
+            features = self.fallback_features[classes[:, None], source]
+            self.features[classes, group] = torch.where(valid[..., None], features, 0.0).to(self.dtype)
+            confidence = self.fallback_confidence[classes[:, None], source]
+            self.confidence[classes, group] = torch.where(valid, confidence, 0.0)
+            self.rows[classes, group] = rows
+            self.cursor[classes, group] = rows % self.capacity
 
     def group(self, class_index: int, group: int) -> tuple[Tensor, Tensor]:
         """Copies of one queue's rows, oldest first: features ``(n, D)`` in the storage type, confidence ``(n,)``.
@@ -335,10 +296,3 @@ class FeatureQueue(StateModule):
             if fits and value.shape[:axis] == own.shape[:axis] and value.shape[axis + 1 :] == own.shape[axis + 1 :]:
                 setattr(self, name, own.new_zeros(value.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _rank_in_group(sorted_index: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Members of each group ``(num_groups,)``, and each element's position in its group, for sorted group indices."""
-    counts = torch.bincount(sorted_index, minlength=num_groups)
-    start = counts.cumsum(0) - counts
-    return counts, torch.arange(len(sorted_index), device=sorted_index.device) - start[sorted_index]

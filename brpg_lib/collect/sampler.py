@@ -12,6 +12,7 @@ from brpg_lib.batches import FALLBACK, HIGH, LOW, LabeledBatch, Samples, Unlabel
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
+from brpg_lib.kernels.segments import positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.state import StateModule
@@ -232,8 +233,7 @@ class ConfidenceSampler(StateModule):
         place = (pixels.groups >= 0).nonzero()[:, 0]
         place = place[uniform((len(place),), key).argsort()]
         classes, order = pixels.classes[place].sort(stable=True)
-        counts = classes.bincount(minlength=self.num_classes)
-        position = torch.arange(len(classes), device=classes.device) - (counts.cumsum(0) - counts)[classes]
+        _, position = positions_in_group(classes, self.num_classes)
         return pixels.at(place[order[position < self.config.samples_per_image]].sort().values)
 
     def _follow_confidence(self, labeled: LabeledBatch) -> None:

@@ -82,24 +82,10 @@ def _extent(rows: Tensor) -> int:
 
 @compiled
 def _pass(
-    first: Any,
-    chosen: Any,
-    flat: Any,
-    group_stride: Any,
-    num_rows: Any,
-    shift: Any,
-    index: Any,
-    centers: Any,
-    allowed: Any,
-    active: Any,
-    weights: Any,
-    loosened: Any,
-    margin: Any,
-    label: Any,
-    sums: Any,
-    counts: Any,
+    first: Any, chosen: Any, flat: Any, group_stride: Any, num_rows: Any, shift: Any, index: Any, centers: Any,
+    allowed: Any, active: Any, weights: Any, loosened: Any, margin: Any, label: Any, sums: Any, counts: Any,
     squares: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Add up the rows of each center (first pass), or what has changed since the pass before (others)."""
     num_chosen, num_chunks, sets, clusters, dim = sums.shape
     indexed, weighted = index.size > 0, weights.size > 0

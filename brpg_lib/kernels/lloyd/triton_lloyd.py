@@ -67,32 +67,11 @@ class TritonLloyd:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _pass(  # type: ignore[no-untyped-def]
-    rows,
-    num_rows,
-    shift,
-    index,
-    centers,
-    allowed,
-    active,
-    weights,
-    sums,
-    counts,
-    total,
-    sets,
-    chunks,
-    length,
-    dim,
-    group_stride,
-    row_stride,
-    weight_stride,
-    CLUSTERS: tl.constexpr,  # noqa: N803 Triton's constants
-    INDEXED: tl.constexpr,  # noqa: N803
-    WEIGHTED: tl.constexpr,  # noqa: N803
-    CHUNK: tl.constexpr,  # noqa: N803
-    HEIGHT: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    SLOTS: tl.constexpr,  # noqa: N803
-):
+    rows, num_rows, shift, index, centers, allowed, active, weights, sums, counts, total, sets, chunks, length, dim,
+    group_stride, row_stride, weight_stride,
+    CLUSTERS: tl.constexpr, INDEXED: tl.constexpr, WEIGHTED: tl.constexpr, CHUNK: tl.constexpr,  # noqa: N803
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr,  # noqa: N803
+):  # fmt: skip
     """One chunk of rows against one set of centers: CLUSTERS sums of up to CHUNK rows, HEIGHT rows at a time."""
     chunk, problem = tl.program_id(0), tl.program_id(1).to(tl.int64)
     group = problem // sets
