@@ -1,4 +1,4 @@
-"""Online clustering: prototypes from the feature queues (the paper's CPG)."""
+"""Online clustering: prototypes from the feature queues (the paper's confidence-based prototype generation, CPG)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adaptive prototype optimization: scattered classes get more prototypes (the paper's APO)."""
+"""Adaptive prototype optimization: scattered classes get more prototypes (APO)."""
 
 from __future__ import annotations
 
