@@ -1,4 +1,4 @@
-"""Confidence-based sampling: which feature vectors become prototypes (the paper's confidence-based prototype generation, CPG)."""
+"""Which feature vectors become prototypes (the paper's confidence-based prototype generation, CPG)."""
 
 from __future__ import annotations
 
