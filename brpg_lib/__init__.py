@@ -1,12 +1,13 @@
 """brpg-lib: boundary-refined prototypes for semi-supervised segmentation trainers."""
 
-from brpg_lib.batches import LabeledBatch, Samples, UnlabeledBatch
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.beside import find_subpackages
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.cluster.clusterer import OnlineClusterer, Prototypes
 from brpg_lib.cluster.splitter import AdaptiveSplitter, Split
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
+from brpg_lib.collect.samples import Samples
 from brpg_lib.config import BRPGConfig
 from brpg_lib.head import PrototypeHead
 from brpg_lib.learn.loss import PrototypeContrastiveLoss, prototype_contrastive_loss

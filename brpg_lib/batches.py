@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,8 +14,6 @@ from brpg_lib.validation import can_read, describe, require, require_instance, r
 
 BatchT = TypeVar("BatchT", bound="Batch")
 
-HIGH, LOW, FALLBACK = 0, 1, 2
-"""Group indices of a sample: high confidence, low confidence, kept for rare classes."""
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -154,45 +152,6 @@ class UnlabeledBatch(Batch):
         if can_read(self.confidence) and not _within(self.confidence, 0.0, 1.001):
             valid = (self.confidence >= 0) & (self.confidence <= 1.001)  # half-precision softmax may exceed 1
             _require_all("unlabeled.confidence", "values in [0, 1]", self.confidence, valid)
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Feature vectors that the sampler chose, on their way to the queues.
-
-    Attributes:
-        features: ``(N, D)`` float32.
-        classes: ``(N,)`` int64 class indices.
-        groups: ``(N,)`` int64: 0 high confidence, 1 low confidence, 2 kept for rare classes.
-        confidence: ``(N,)`` float32 in [0, 1].
-        dropped: ``()`` int64: pixels left out because their logits or features were not finite.
-    """
-
-    features: Tensor
-    classes: Tensor
-    groups: Tensor
-    confidence: Tensor
-    dropped: Tensor
-
-    def __len__(self) -> int:
-        return self.classes.shape[0]
-
-    @property
-    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What there is of each sample: features, classes, groups and confidence."""
-        return self.features, self.classes, self.groups, self.confidence
-
-    @classmethod
-    def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """All samples of the parts, one part after the other."""
-        rows = (torch.cat(values) for values in zip(*(part.rows for part in parts), strict=True))
-        features, classes, groups, confidence = rows
-        return cls(features, classes, groups, confidence, torch.stack([part.dropped for part in parts]).sum())
-
-    def none(self) -> Samples:
-        """No samples, of the same types."""
-        features, classes, groups, confidence = (values[:0] for values in self.rows)
-        return Samples(features, classes, groups, confidence, torch.zeros_like(self.dropped))
 
 
 def check_step(labeled: object, unlabeled: object, prototypes: Tensor, ignore_index: int, needs_logits: bool) -> None:

@@ -34,6 +34,12 @@ SMALL_DATA: Mapping[str, Any] = {"pseudo_label_share": 0.5, "loss_weight": 0.3}
 class BRPGConfig:
     """Hyper-parameters of boundary-refined prototype generation, in the paper's terms.
 
+    >>> BRPGConfig(temperature=0.2, num_prototypes=(3, 2)).num_prototypes
+    (3, 2)
+    >>> BRPGConfig(momentum=2.0)
+    Traceback (most recent call last):
+    ValueError: momentum: expected a number in [0.0, 1.0], found 2.0
+
     Frozen and validated: a wrong value raises at construction. Every module takes the fields it needs as keyword
     arguments of the same names and defaults.
 

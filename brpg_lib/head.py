@@ -33,6 +33,18 @@ class PrototypeHead(HeadState):
     A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + 5 * C + 47)`` bytes, 130 kB for
     PASCAL VOC (and 400 bytes per class with ``pseudo_label_share``). Eval mode needs none.
 
+    >>> from brpg_lib import Schedule
+    >>> head = PrototypeHead(num_classes=2, feature_dim=4, schedule=Schedule(warmup=0, collect=1, total=9))
+    >>> labels = torch.tensor([0, 1]).repeat(32).view(1, 8, 8)
+    >>> features = torch.rand(1, 4, 8, 8, requires_grad=True)
+    >>> logits = 9.0 * torch.nn.functional.one_hot(labels, 2).movedim(3, 1)
+    >>> for _ in range(3):
+    ...     out = head(LabeledBatch(features=features, logits=logits, labels=labels))
+    ...     print(out.phase.value, bool(out.loss > 0))
+    collect False
+    learn True
+    learn True
+
     Args:
         num_classes: Number of classes C.
         feature_dim: Channels D of the features.

@@ -12,6 +12,9 @@ from brpg_lib.validation import require_integer, require_number
 class ProjectionHead(nn.Sequential):
     """Maps decoder features to the space of the prototypes, as in the paper.
 
+    >>> ProjectionHead(in_channels=16, feature_dim=8)(torch.rand(2, 16, 5, 5)).shape
+    torch.Size([2, 8, 5, 5])
+
     Twice a 3x3 convolution, batch normalization, ReLU and channel dropout, then a 1x1 convolution. It has learnable
     parameters: make it part of your model, so that the optimizer and DDP see it.
 

@@ -47,6 +47,10 @@ class Activity(IntEnum):
 class Schedule:
     """Lengths of the phases and the ramp of the pseudo-label threshold, all in iterations.
 
+    >>> schedule = Schedule.from_epochs(warmup=1, collect=1, total=80, iters_per_epoch=100)
+    >>> [schedule.phase(iteration).value for iteration in (0, 100, 200)]
+    ['warmup', 'collect', 'learn']
+
     Attributes:
         warmup: Iterations in which nothing happens.
         collect: Iterations that fill the feature queues.

@@ -31,6 +31,13 @@ class FeatureTap:
                 logits = model(images)
                 (features,) = tap.take(1)
 
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    >>> with FeatureTap(network, "1") as tap:
+    ...     logits = network(torch.rand(4, 3, 5, 5))
+    ...     (features,) = tap.take(1)
+    >>> features.shape
+    torch.Size([4, 8, 5, 5])
+
     Args:
         module: The network; wrapped by DistributedDataParallel, ``torch.compile`` or both, or bare.
         path: Dotted name of the layer, as in ``module.named_modules()`` of the bare network. Its output must be one

@@ -61,7 +61,14 @@ class Timeline(StateModule):
         self.clock = torch.zeros((), dtype=torch.int64, device=device)
 
     def phase(self, iteration: int, bank: PrototypeBank, queue: FeatureQueue, seen: Tensor) -> Phase:
-        """Phase of an iteration: the schedule's, or still collect until the queues of all ``seen (C,)`` classes do."""
+        """Phase of an iteration: the schedule's, or collect for longer, where ``Schedule.min_rows`` asks for it.
+
+        Args:
+            iteration: From 0.
+            bank: The prototypes so far; once there are any, the learn phase has begun.
+            queue: The samples so far.
+            seen: ``(C,)`` bool, classes whose queues have to hold ``min_rows`` rows.
+        """
         phase, schedule = self.schedule.phase(iteration), self.schedule
         if phase is not Phase.LEARN or schedule.min_rows == 0 or any(bank.present):
             return phase

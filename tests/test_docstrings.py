@@ -7,6 +7,9 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
+
+import brpg_lib
 
 ROOT = Path(__file__).parent.parent
 FILES = [
@@ -21,10 +24,16 @@ FILES = [
 def test_examples(path: Path) -> None:
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     module = importlib.import_module(name if name.startswith("brpg_lib") else f"brpg_lib.{name}")
-    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    torch.manual_seed(0)
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS, extraglobs={"torch": torch})
     assert found.attempted > 0
     assert found.failed == 0
 
 
-def test_there_are_examples() -> None:
-    assert len(FILES) > 4
+PLAIN = ("HeadOutput", "Phase", "Prototypes", "Samples", "Split", "__version__")
+"""What modules give back, without behaviour of its own."""
+
+
+@pytest.mark.parametrize("name", sorted(set(brpg_lib.__all__) - set(PLAIN)))
+def test_every_public_name_has_an_example(name: str) -> None:
+    assert ">>> " in (getattr(brpg_lib, name).__doc__ or "")

@@ -18,6 +18,12 @@ from brpg_lib.validation import is_integer, require, require_integer, require_te
 class PrototypeBank(StateModule):
     """Holds the prototypes of C classes in a high- and a low-confidence group of up to K prototypes each.
 
+    >>> bank = PrototypeBank(num_classes=2, feature_dim=3, num_prototypes=(1, 1), split_fraction=0.0)
+    >>> vectors = torch.eye(3)[:2].view(2, 1, 1, 3).repeat(1, 2, 1, 1)  # along the first axis, along the second
+    >>> bank.set(vectors, torch.ones(2, 2, 1, dtype=torch.bool))
+    >>> bank.similarity(torch.tensor([[5.0, 0.0, 0.0]]))
+    tensor([[1., 0.]])
+
     Buffers (no gradient, always float32):
         prototypes: ``(C, 2, K, D)`` float32, zero where there is no prototype.
         mask: ``(C, 2, K)`` bool, true where there is one.

@@ -44,6 +44,15 @@ class OnlineClusterer(StateModule):
     distributed training share the queues out and exchange the prototypes, so that all of them have to call it, with
     equal queues. The prototypes of a class do not depend on the number of ranks, but for rounding.
 
+    >>> from brpg_lib import Samples
+    >>> queue = FeatureQueue(num_classes=1, feature_dim=2)
+    >>> features = torch.tensor([[0.0, 1.0], [0.0, 3.0], [9.0, 9.0]])
+    >>> zeros = torch.zeros(3, dtype=torch.long)
+    >>> queue.append(Samples(features, zeros, zeros, torch.ones(3), torch.tensor(0)))
+    >>> found = OnlineClusterer(num_classes=1)(queue, torch.tensor([[2, 0]]))
+    >>> sorted(found.vectors[0, 0].tolist())
+    [[0.0, 2.0], [9.0, 9.0]]
+
     Args:
         num_classes: Number of classes C.
         centroid: ``"mean"`` of a cluster's rows, or the mean weighted by their ``"confidence"``.

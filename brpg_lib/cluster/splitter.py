@@ -35,6 +35,15 @@ class AdaptiveSplitter(nn.Module):
     raw features (``"cosine"``, low is scattered); the distance to that mean (``"l2"``); the same after both are
     normalized (``"l2_normalized"``).
 
+    >>> from brpg_lib import FeatureQueue, Samples
+    >>> queue = FeatureQueue(num_classes=2, feature_dim=3)
+    >>> features = torch.cat((torch.rand(9, 3), torch.randn(9, 3)))  # the second class is scattered
+    >>> classes, group = torch.tensor([0, 1]).repeat_interleave(9), torch.zeros(18, dtype=torch.long)
+    >>> queue.append(Samples(features, classes, group, torch.ones(18), torch.tensor(0)))
+    >>> AdaptiveSplitter(num_classes=2)(queue).num_prototypes  # high and low of each class
+    tensor([[2, 2],
+            [3, 2]])
+
     Args:
         num_classes: Number of classes C.
         num_prototypes: Prototypes per class in the (high, low) confidence group before the split.

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import FALLBACK, Samples
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
+from brpg_lib.collect.samples import FALLBACK, LOW, Samples
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.segments import positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
-from brpg_lib.validation import is_integer, require, require_device, require_instance, require_integer, require_tensor
+from brpg_lib.validation import require, require_device, require_instance, require_integer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -30,6 +30,14 @@ class FeatureQueue(StateModule):
         dropped: ``()`` int64, rows refused so far because they were not finite.
 
     A state dict holds only as many rows as are in use.
+
+    >>> from brpg_lib import Samples
+    >>> queue = FeatureQueue(num_classes=2, feature_dim=8, queue_size=100)
+    >>> confidence, nothing = torch.ones(3), torch.tensor(0)
+    >>> queue.append(Samples(torch.rand(3, 8), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), confidence, nothing))
+    >>> queue.rows
+    tensor([[1, 1],
+            [1, 0]])
 
     Args:
         num_classes: Number of classes C.
@@ -108,7 +116,9 @@ class FeatureQueue(StateModule):
         Raises:
             ValueError: Shapes, classes or groups do not fit; nothing was changed.
         """
-        self._check(samples)
+        require_instance("samples", samples, Samples, "Samples")
+        last_group = FALLBACK if self.fallback_capacity else LOW
+        samples.check(self.num_classes, self.feature_dim, last_group)
         device = self.features.device
         features, confidence = samples.features.to(device), samples.confidence.to(device)
         classes, groups = samples.classes.to(device).long(), samples.groups.to(device).long()
@@ -122,34 +132,6 @@ class FeatureQueue(StateModule):
             kept = finite & (groups == FALLBACK)
             own = self.fallback_features, self.fallback_confidence
             keep_most_confident(*own, features[kept], confidence[kept], classes[kept])
-
-    def _check(self, samples: Samples) -> None:
-        require_instance(
-            "samples",
-            samples,
-            Samples,
-            "Samples",
-        )
-        features = samples.features
-        fits = isinstance(features, Tensor) and features.ndim == 2 and features.shape[1] == self.feature_dim
-        fits = fits and features.is_floating_point() and not features.is_meta
-        expected = f"a floating-point tensor (N, {self.feature_dim})"
-        require_tensor(fits, "samples.features", expected, features)
-        shape = features.shape
-        for field, kind, right in (
-            ("classes", "integer", is_integer),
-            ("groups", "integer", is_integer),
-            ("confidence", "floating-point", torch.is_floating_point),
-        ):
-            value = getattr(samples, field)
-            fits = isinstance(value, Tensor) and value.shape == shape[:1] and value.device == features.device
-            expected = f"{kind} tensor ({shape[0]},) beside the features"
-            require_tensor(fits and right(value), f"samples.{field}", expected, value)
-        if shape[0]:
-            last_group = FALLBACK if self.fallback_capacity else FALLBACK - 1
-            for field, last in (("classes", self.num_classes - 1), ("groups", last_group)):
-                low, high = (int(value) for value in getattr(samples, field).aminmax())
-                require(low >= 0 and high <= last, f"samples.{field}", f"integers in 0..{last}", f"{low}..{high}")
 
     def _append_rows(self, features: Tensor, confidence: Tensor, slot: Tensor) -> None:
         """Write rows into the ring of each ``slot`` (class x group), in order."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from brpg_lib.batches import FALLBACK, HIGH, LOW, LabeledBatch, Samples, UnlabeledBatch
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
+from brpg_lib.collect.pixels import NONE, Pixels, Source, labels_at, probabilities
+from brpg_lib.collect.samples import FALLBACK, HIGH, LOW, Samples
 from brpg_lib.config import BRPGConfig
-from brpg_lib.kernels import bilinear
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.kernels.segments import positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, require, require_integer
-
-NONE = -1
-"""Group of a pixel that is no candidate."""
 
 
 class ConfidenceSampler(StateModule):
@@ -31,6 +29,13 @@ class ConfidenceSampler(StateModule):
 
     In train mode each call also moves the class-adaptive thresholds and draws other pixels under the caps; in eval mode
     it changes nothing.
+
+    >>> sampler = ConfidenceSampler(num_classes=2, confidence_threshold=0.8)
+    >>> logits = torch.tensor([[[[4.0, 0.5]], [[0.0, 0.0]]]])  # sure of one pixel, less of the other
+    >>> labels = torch.zeros(1, 1, 2, dtype=torch.long)
+    >>> batch = LabeledBatch(features=torch.rand(1, 8, 1, 2), logits=logits, labels=labels)
+    >>> sampler(batch).groups  # high, low
+    tensor([0, 1])
 
     Buffers:
         thresholds: ``(C,)`` float32, each class's running mean of the ground-truth probability (starting at
@@ -170,39 +175,39 @@ class ConfidenceSampler(StateModule):
         ]
         return samples[0], samples[1] if len(samples) == 2 else samples[0].none()
 
-    def _labeled_pixels(self, labeled: LabeledBatch) -> tuple[_Source, _Pixels | None]:
+    def _labeled_pixels(self, labeled: LabeledBatch) -> tuple[Source, Pixels | None]:
         """Pixels that the student predicts right; with the fallback for rare classes, also all that have a class."""
         config = self.config
         assert labeled.logits is not None
-        labels = _labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
+        labels = labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
         has_class = (labels >= 0) & (labels < self.num_classes)
         labels = torch.where(has_class, labels, 0)
-        probability = _probability(labeled.logits)
+        probability = probabilities(labeled.logits)
         confidence, predicted = probability.max(dim=1)
         usable = confidence.isfinite() & is_finite(labeled.features).flatten()
         high = confidence >= self.class_thresholds()[labels]
         above_floor = confidence > (config.confidence_floor if config.class_adaptive is None else -1.0)
         groups = torch.where(high, HIGH, torch.where(above_floor, LOW, NONE))
         right = has_class & usable & (predicted == labels)
-        pixels = _Pixels(labeled.features, labels, torch.where(right, groups, NONE), confidence)
-        source = _Source(pixels, (has_class & ~usable).sum())
+        pixels = Pixels(labeled.features, labels, torch.where(right, groups, NONE), confidence)
+        source = Source(pixels, (has_class & ~usable).sum())
         if not config.rare_class_fallback:
             return source, None
         true_confidence = probability.gather(1, labels[:, None])[:, 0]
         every = torch.where(has_class & usable, FALLBACK, NONE)
-        return source, _Pixels(labeled.features, labels, every, true_confidence)
+        return source, Pixels(labeled.features, labels, every, true_confidence)
 
-    def _unlabeled_pixels(self, unlabeled: UnlabeledBatch, features: Tensor, logits: Tensor) -> _Source:
+    def _unlabeled_pixels(self, unlabeled: UnlabeledBatch, features: Tensor, logits: Tensor) -> Source:
         """Pixels of the weak views about which the teacher is confident."""
-        confidence, predicted = _probability(logits).max(dim=1)
+        confidence, predicted = probabilities(logits).max(dim=1)
         shown = torch.ones_like(predicted, dtype=torch.bool)
         if unlabeled.weak_valid is not None:
-            shown = _labels_at(unlabeled.weak_valid, features.shape[2:]).flatten() > 0
+            shown = labels_at(unlabeled.weak_valid, features.shape[2:]).flatten() > 0
         usable = confidence.isfinite() & is_finite(features).flatten()
         groups = torch.where(shown & usable & (confidence >= self.config.confidence_threshold), HIGH, NONE)
-        return _Source(_Pixels(features, predicted, groups, confidence), (shown & ~usable).sum())
+        return Source(Pixels(features, predicted, groups, confidence), (shown & ~usable).sum())
 
-    def _draw_groups(self, pixels: list[_Pixels], key: Tensor) -> list[list[Samples]]:
+    def _draw_groups(self, pixels: list[Pixels], key: Tensor) -> list[list[Samples]]:
         """For each group the chosen pixels of each source, under the caps: unlabeled images have no low group."""
         num_images, num_labeled = sum(len(p.maps) for p in pixels), len(pixels[0].maps)
         high, low = (self.config.samples_per_image * count for count in (num_images, num_labeled))
@@ -211,7 +216,7 @@ class ConfidenceSampler(StateModule):
         pooled = [p.with_groups(torch.where(p.groups >= 0, HIGH, NONE)) for p in pixels]
         return [self._draw(pooled, HIGH, high + low, fold(key, HIGH))]
 
-    def _draw(self, pixels: list[_Pixels], group: int, cap: int, key: Tensor) -> list[Samples]:
+    def _draw(self, pixels: list[Pixels], group: int, cap: int, key: Tensor) -> list[Samples]:
         """The pixels of one group from all sources, at most ``cap``."""
         places = [(p.groups == group).nonzero()[:, 0] for p in pixels]
         total = sum(len(place) for place in places)
@@ -228,7 +233,7 @@ class ConfidenceSampler(StateModule):
             places = [place[keep] for place, keep in zip(places, kept, strict=True)]
         return [p.at(place) for p, place in zip(pixels, places, strict=True)]
 
-    def _draw_per_class(self, pixels: _Pixels, key: Tensor) -> Samples:
+    def _draw_per_class(self, pixels: Pixels, key: Tensor) -> Samples:
         """At most ``samples_per_image`` pixels of each class, drawn uniformly."""
         place = (pixels.groups >= 0).nonzero()[:, 0]
         place = place[uniform((len(place),), key).argsort()]
@@ -256,39 +261,3 @@ class ConfidenceSampler(StateModule):
         momentum = self.config.adaptive_momentum
         moved = momentum * self.thresholds + (1 - momentum) * mean.float()
         self.thresholds.copy_(torch.where(sums[1] > 0, moved, self.thresholds))
-
-
-class _Pixels:
-    """All pixels of one feature map as candidates; those of group :data:`NONE` are none."""
-
-    def __init__(self, maps: Tensor, classes: Tensor, groups: Tensor, confidence: Tensor) -> None:
-        self.maps, self.classes, self.groups, self.confidence = maps, classes, groups, confidence
-
-    def with_groups(self, groups: Tensor) -> _Pixels:
-        return _Pixels(self.maps, self.classes, groups, self.confidence)
-
-    def at(self, place: Tensor) -> Samples:
-        """The pixels at flat indices ``place``."""
-        height, width = self.maps.shape[2:]
-        vectors = self.maps[place // (height * width), :, place // width % height, place % width]
-        nothing = torch.zeros((), dtype=torch.int64, device=place.device)
-        return Samples(vectors.float(), self.classes[place], self.groups[place], self.confidence[place], nothing)
-
-
-class _Source(NamedTuple):
-    """The pixels of labeled or of unlabeled images, and how many ``()`` were left out as not finite."""
-
-    pixels: _Pixels
-    dropped: Tensor
-
-
-def _probability(logits: Tensor) -> Tensor:
-    """Class probabilities ``(B * h * w, C)`` float32."""
-    return logits.float().softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Labels at feature resolution, by nearest neighbour: ``(B, h, w)`` int64."""
-    rows = bilinear.nearest(labels.shape[1], size[0], labels.device)
-    columns = bilinear.nearest(labels.shape[2], size[1], labels.device)
-    return labels[:, rows[:, None], columns].long()

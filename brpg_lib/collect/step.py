@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import LabeledBatch, Samples, UnlabeledBatch
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
+from brpg_lib.collect.samples import Samples
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, gather_rows, world_size
 
 

@@ -35,6 +35,10 @@ def prototype_contrastive_loss(
 ) -> Tensor:
     """Cross-entropy of class similarities divided by a temperature (the paper's L_pro, one of its two terms).
 
+    >>> similarity = torch.tensor([[0.9, 0.1], [0.2, 0.8]])  # of two points to two classes
+    >>> prototype_contrastive_loss(similarity, torch.tensor([0, 1]), temperature=0.5).item()
+    0.22...
+
     Points do not count where their class is ``ignore_index`` or has no prototype (similarity -inf) or their similarity
     is not finite; without a point that counts, the loss is 0 with a gradient of 0.
 
@@ -151,6 +155,10 @@ def weighted_losses(
 
 class PrototypeContrastiveLoss(nn.Module):
     """Module form of :func:`prototype_contrastive_loss`.
+
+    >>> criterion = PrototypeContrastiveLoss(temperature=0.5)
+    >>> criterion(torch.tensor([[0.9, 0.1]]), torch.tensor([255]))  # nothing but ignored points
+    tensor(0.)
 
     Args:
         temperature: Divides the similarity.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
-from brpg_lib.kernels import bilinear
+from brpg_lib.kernels import reading
 from brpg_lib.kernels.random import uniform
 from brpg_lib.kernels.vectors import has_direction
 
@@ -65,7 +65,7 @@ def labeled_points(
             indexing="ij",
         )
     )
-    features = bilinear.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
+    features = reading.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
     return _usable(features, batch.labels[image, row, column], num_classes, ignore_index)
 
 
@@ -105,7 +105,7 @@ def unlabeled_points(
     pixel, order = pixel.sort()  # image by image, they are read faster
     drawn = drawn[order]
     image, row, column = pixel // (height * width), pixel // width % height, pixel % width
-    features = bilinear.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
+    features = reading.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
     classes = torch.where(drawn > 0, labels[pixel].long(), ignore_index)
     return _usable(features, classes, num_classes, ignore_index)
 

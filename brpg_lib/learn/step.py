@@ -144,9 +144,17 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
     count, right = total.counts.clone().unbind(1)  # or a metric that is kept would keep all sums
     mean = balanced_mean(total.terms, total.terms, point_balance)
     accuracy = right / count.clamp(min=1)
-    values = (mean[0], mean[1], count[0], count[1], accuracy[0], accuracy[1], used)
+    metrics = {
+        "loss_labeled": mean[0],
+        "loss_unlabeled": mean[1],
+        "points_labeled": count[0],
+        "points_unlabeled": count[1],
+        "accuracy_labeled": accuracy[0],
+        "accuracy_unlabeled": accuracy[1],
+        "prototypes_used": used,
+    }
     labeled, unlabeled = ranks * balanced_mean(terms, total.terms, point_balance)
-    return Losses(labeled, unlabeled, dict(zip(LEARN_METRICS, values, strict=True)))
+    return Losses(labeled, unlabeled, metrics)
 
 
 def no_losses(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> Losses:

@@ -40,6 +40,7 @@ def load(backend: str) -> LloydFactory:
 
     Raises:
         ImportError: What the backend needs is not installed.
+        ValueError: There is no such backend.
     """
     if backend == "triton":
         import triton
@@ -53,6 +54,8 @@ def load(backend: str) -> LloydFactory:
         from brpg_lib.kernels.lloyd.numba_lloyd import NumbaLloyd
 
         return NumbaLloyd
-    from brpg_lib.kernels.lloyd.torch_lloyd import TorchLloyd
+    if backend == "torch":
+        from brpg_lib.kernels.lloyd.torch_lloyd import TorchLloyd
 
-    return TorchLloyd
+        return TorchLloyd
+    raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
