@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from rich.console import Console
 
 from brpg_lib.benchmarks import accuracy_report, command
 from brpg_lib.benchmarks.accuracy_rows import BASELINE
-from brpg_lib.benchmarks.compare.runs import ALL_LABELS, LABELS_ALONE, REFERENCES
+from brpg_lib.benchmarks.compare.runs import ALL_LABELS, REFERENCES
 from brpg_lib.benchmarks.measure import environment
+from brpg_lib.config import SMALL_DATA
 from brpg_lib.examples.apart import result_of, run_apart
-from brpg_lib.examples.data.catalog import DATASETS
-from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen, setting
+from brpg_lib.examples.options import add_training_options, chosen, setting
+from brpg_lib.examples.processes import usable_device
 from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.settings import FRAMEWORKS, Settings
+from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
@@ -39,43 +41,43 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "weight 0.1": {"loss_weight": 0.1},
     "weight 0.3": {"loss_weight": 0.3},
     "clustered once": {"recluster_every": None},
-    "starts at 5%": {"warmup": ITERATIONS // 20},
-    "starts at 50%": {"warmup": ITERATIONS // 2},
-    "starts when filled": {"min_rows": 50, "max_collect": ITERATIONS // 4},
+    "starts at 5%": {"warmup": 0.05},
+    "starts at 50%": {"warmup": 0.5},
+    "starts when filled": {"min_rows": 50, "max_collect": 0.25},
     "class-balanced rows": {"class_balance": 1.0},
     "rows of rare classes": {"rare_class_fallback": True},
     "balanced points": {"point_balance": 1.0},
     "balanced points, weight 0.1": {"point_balance": 1.0, "loss_weight": 0.1},
     "balanced points, weight 0.3": {"point_balance": 1.0, "loss_weight": 0.3},
     "points by class": {"pseudo_label_share": 0.5},
-    "points by class, weight 0.3": {"pseudo_label_share": 0.5, "loss_weight": 0.3},
+    "points by class, weight 0.3": SMALL_DATA,
     "prototypes multiplied in": {"second_opinion": "product"},
     "prototypes must agree": {"second_opinion": "agreement"},
 }
 """What differs from the published settings: the paper's ablations, and what it does not have."""
 VARIANTS = (BASELINE, HEAD, *CHANGES)
-SCORES = ("class_names", "miou", "boundary_miou", "iou", "boundary_iou", "student")
+SCORES = ("steps", "class_names", "miou", "boundary_miou", "iou", "boundary_iou", "student")
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """One training.
 
     Attributes:
-        settings: All of its choices, the head's included.
+        recipe: All of its choices, the head's included.
         variant: :data:`LABELS_ALONE`, :data:`ALL_LABELS`, or one of :data:`VARIANTS`.
     """
 
-    settings: Settings
+    recipe: Recipe
     variant: str
 
     @property
     def name(self) -> str:
         """Of its files."""
-        s = self.settings
-        framework = "" if s.framework == "supervised" else s.framework
+        r = self.recipe
+        framework = "" if r.framework == "supervised" else r.framework
         variant = self.variant.replace(",", "").replace(" ", "-")
-        parts = (s.data, s.split or "", framework, variant, f"seed{s.seed}")
+        parts = (r.data, r.split or "", framework, variant, f"seed{r.seed}")
         return "_".join(part for part in parts if part)
 
     @property
@@ -84,78 +86,69 @@ class Run:
         return self.variant not in (BASELINE, *REFERENCES)
 
 
-def runs_of(arguments: argparse.Namespace) -> list[Run]:
+def trainings_of(arguments: argparse.Namespace) -> list[Training]:
     """All trainings, seed by seed, so that an interrupted sweep has complete pairs.
 
     Raises:
         ValueError: An option is wrong.
     """
-    runs = []
+    trainings = []
     for seed in arguments.seeds:
         for split in arguments.splits or [None]:
-            plain = settings_of(arguments, seed, split.format(seed=seed) if split else None)
-            runs.append(Run(plain, LABELS_ALONE))
-            runs.append(Run(replace(plain, all_labels=True), ALL_LABELS))
+            shared: dict[str, Any] = {"seed": seed}
+            if split is not None:
+                shared["split"] = split.format(seed=seed)
+            for variant in REFERENCES:
+                own = {"framework": "supervised", "all_labels": variant == ALL_LABELS}
+                trainings.append(Training(chosen(arguments, shared | own), variant))
             for framework in arguments.frameworks:
                 for variant in arguments.variants:
-                    runs.append(Run(changed(replace(plain, framework=framework), variant, arguments.set), variant))
-    return runs
+                    own = {"framework": framework, **changes_of(variant, arguments.set)}
+                    trainings.append(Training(chosen(arguments, shared | own), variant))
+    return trainings
 
 
-def changed(settings: Settings, variant: str, asked: Mapping[str, Any]) -> Settings:
-    """The settings of a variant; those asked for go to all heads."""
+def changes_of(variant: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a variant changes in a recipe; what was asked for goes to all heads."""
     if variant == BASELINE:
-        return settings
+        return {}
+    own = {field.name for field in fields(Recipe)}
     changes = {**asked, **CHANGES.get(variant, {})}
-    own = {field.name for field in fields(Settings)}
-    overrides = {name: value for name, value in changes.items() if name not in own}
-    return replace(settings, overrides=overrides, **{name: changes[name] for name in changes if name in own})
+    return {name if name in own else f"head.{name}": value for name, value in changes.items()}
 
 
-def settings_of(arguments: argparse.Namespace, seed: int, split: str | None) -> Settings:
-    """What all trainings of a seed and a split share."""
-    return Settings(
-        framework="supervised",
-        data=arguments.data,
-        seed=seed,
-        iterations=arguments.budget,
-        device=arguments.device,
-        root=arguments.root,
-        split=split,
-        num_classes=arguments.num_classes,
-        **chosen(arguments),
-    )
-
-
-def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None]) -> dict[str, Any]:
+def perform(
+    training: Training, folder: Path, device: str, threads: int, progress: Callable[[int], None]
+) -> dict[str, Any]:
     """What a training came to: from its file if it is done, else trained, from its checkpoint if there is one.
 
     Args:
-        run: The training.
+        training: The training.
         folder: Of the files.
+        device: Torch device.
         threads: Of its process.
-        progress: Told the number of finished iterations.
+        progress: Told the number of finished steps.
 
     Raises:
         ValueError: The file is of other settings.
     """
-    path = folder / f"{run.name}.json"
-    settings = json.loads(json.dumps(run.settings.to_dict()))
+    path = folder / f"{training.name}.json"
+    settings = json.loads(json.dumps(training.recipe.to_dict()))
     if path.is_file():
         known: dict[str, Any] = json.loads(path.read_text())
         if known["settings"] != settings:
             raise ValueError(f"{path}: made with other settings; choose another --out, or delete it")
         return known
-    checkpoint = folder / f"{run.name}.pt"
-    for message in run_apart(run.settings, run.with_head, checkpoint, True, threads):
+    checkpoint = folder / f"{training.name}.pt"
+    for message in run_apart(training.recipe, training.with_head, checkpoint, True, device, threads):
         if isinstance(message, int):
             progress(message)
         else:
             result = message
     found = {
-        "variant": run.variant,
+        "variant": training.variant,
         "settings": settings,
-        "environment": environment(torch.device(run.settings.device)) | {"threads": threads},
+        "environment": environment(torch.device(device)) | {"threads": threads},
         "seconds": result["seconds"],
         "peak_memory_mb": result["peak_memory"],
         **{name: result[name] for name in SCORES},
@@ -166,25 +159,30 @@ def perform(run: Run, folder: Path, threads: int, progress: Callable[[int], None
     return found
 
 
-def perform_all(runs: Sequence[Run], folder: Path, jobs: int, console: Console) -> list[dict[str, Any]]:
+def perform_all(
+    trainings: Sequence[Training], folder: Path, device: str, jobs: int, console: Console
+) -> list[dict[str, Any]]:
     """The results of all trainings, in their order; the page grows with each."""
     threads = max(1, torch.get_num_threads() // jobs)
     results: list[dict[str, Any]] = []
     with progress_bar(console) as bar, ThreadPoolExecutor(jobs) as pool:
-        steps = bar.add_task("all trainings", total=sum(run.settings.iterations for run in runs))
-        done = [0] * len(runs)
+        share = bar.add_task("all trainings", total=float(len(trainings)))
+        done = [0.0] * len(trainings)
 
         def perform_one(index: int) -> dict[str, Any]:
-            def progress(count: int) -> None:
-                done[index] = count
-                bar.update(steps, completed=sum(done))
+            recipe = trainings[index].recipe
+            steps = recipe.epochs * (recipe.epoch_steps or 1)
 
-            found = perform(runs[index], folder, threads, progress)
-            progress(runs[index].settings.iterations)
+            def progress(count: float) -> None:
+                done[index] = min(1.0, count / steps)
+                bar.update(share, completed=sum(done))
+
+            found = perform(trainings[index], folder, device, threads, progress)
+            progress(steps)
             return found
 
         try:
-            for result in pool.map(perform_one, range(len(runs))):
+            for result in pool.map(perform_one, range(len(trainings))):
                 results.append(result)
                 accuracy_report.write(results, folder)
         except BaseException:
@@ -196,11 +194,8 @@ def perform_all(runs: Sequence[Run], folder: Path, jobs: int, console: Console) 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="accuracy", description=__doc__)
-    p.add_argument("--data", choices=DATASETS, default="digits", help="dataset (default: %(default)s)")
-    p.add_argument("--root", help="directory of the dataset (camvid, folder)")
-    p.add_argument("--num-classes", type=int, help="folder: number of classes")
     p.add_argument("--splits", nargs="+", metavar="NAME", help="camvid: partitions; {seed} becomes the seed")
-    semi_supervised = [name for name in FRAMEWORKS if name != "supervised"]
+    semi_supervised = [name for name in TRAINERS if name != "supervised"]
     p.add_argument("--frameworks", nargs="+", choices=semi_supervised, default=semi_supervised, metavar="NAME",
                    help=f"among {', '.join(semi_supervised)} (default: all)")  # fmt: skip
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
@@ -208,11 +203,7 @@ def parser() -> argparse.ArgumentParser:
                    help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
     add_training_options(p)
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
-                   help="a setting of the head; may be repeated")  # fmt: skip
-    p.add_argument(
-        "--budget", type=int, default=ITERATIONS, metavar="STEPS", help="of each training (default: %(default)s)"
-    )
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+                   help="a field of the recipe, or of the head; may be repeated")  # fmt: skip
     p.add_argument(
         "--jobs", type=int, default=1, help="trainings at the same time, which share the cores (%(default)s)"
     )
@@ -233,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.jobs < 1:
             raise ValueError(f"--jobs: expected at least 1, found {arguments.jobs}")
-        results = perform_all(runs_of(arguments), arguments.out, arguments.jobs, console)
+        device = str(usable_device(arguments.device))
+        results = perform_all(trainings_of(arguments), arguments.out, device, arguments.jobs, console)
     except (ValueError, OSError) as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2

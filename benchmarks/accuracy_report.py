@@ -46,7 +46,7 @@ def page(results: Results) -> str:
         "\n".join(f"- {sentence}" for sentence in sentences(results)),
         f"![Scores]({PICTURE})",
         *(table.markdown().strip() for table in tables(results)),
-        f"{len(results)} trainings of {settings['iterations']} steps on {settings['data']}, network "
+        f"{len(results)} trainings of {first['steps']} steps on {settings['data']}, network "
         f"{settings['network']}, on {where['device']}, {where['threads']} thread(s) each; {versions}.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -74,7 +74,7 @@ def parts_of(arguments: argparse.Namespace) -> list[Part]:
         data = ["--data", "camvid", "--root", str(arguments.camvid), "--splits", *splits, "--batch-size", "8",
                 "--learning-rate", "1e-3", "--network", "efficientnet_lite0", "--pretrained",
                 "--feature-dim", "64"]  # fmt: skip
-    amount = ["--seeds", "0", "--budget", "4", "--frameworks", "mean_teacher"] if arguments.quick else []
+    amount = ["--seeds", "0", "--steps", "4", "--frameworks", "mean_teacher"] if arguments.quick else []
     sweep = ["-m", "brpg_lib.benchmarks.accuracy", "--device", device, "--out", str(out / "accuracy"),
              "--jobs", str(arguments.jobs), "--variants", BASELINE, HEAD, *data, *amount]  # fmt: skip
     parts.append(Part("accuracy", sweep, float("inf")))

@@ -29,7 +29,7 @@ from brpg_lib.benchmarks.measure import environment
 from brpg_lib.benchmarks.tables import Table
 from brpg_lib.examples.processes import free_port, joined
 from brpg_lib.examples.recipe import Recipe
-from brpg_lib.examples.trainers.epochs import Run
+from brpg_lib.examples.trainers.loop import Run
 from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
@@ -80,7 +80,7 @@ def member(rank: int, port: int, variant: str, seed: int, epochs: int, folder: P
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as processes:
-        run = Run(recipe_of(seed, epochs), True, folder, processes, workers=0)
+        run = Run(recipe_of(seed, epochs), True, folder / "last.pt", processes, workers=0)
         head = run.trainer.head
         assert head is not None
         own: Any = [dist.new_group([index]) for index in range(PROCESSES)][rank]

@@ -59,7 +59,8 @@ def batch(preset: Preset, strong_views: int, device: torch.device) -> Batch:
     boxes = torch.stack([cutmix_boxes(count, size) for _ in range(strong_views)])
     mixed = torch.stack([cutmix(view, box) for view, box in zip(strong, boxes, strict=True)])
     labels = torch.randint(preset.num_classes, (count, size, size), generator=generator)
-    return Batch(images, labels, weak, mixed, boxes, torch.zeros_like(labels, dtype=torch.bool)).to(device)
+    nowhere = torch.zeros_like(labels, dtype=torch.bool)
+    return Batch(images, labels, weak, mixed, boxes, nowhere, torch.get_rng_state()).to(device)
 
 
 def training_step(kind: type[Trainer], variant: str, preset: Preset, options: Options) -> Run:

@@ -121,7 +121,9 @@ class Schedule:
         min_rows: int = 0,
         max_collect: float | None = None,
     ) -> Schedule:
-        """A schedule from lengths in epochs (fractions allowed) of ``iters_per_epoch`` iterations.
+        """A schedule from lengths in epochs of ``iters_per_epoch`` iterations.
+
+        Fractions are allowed; what is not 0 lasts at least one iteration.
 
         The official lengths are warmup=1, collect=1, total=80 (PASCAL VOC) or 30 (COCO), and 3, 3, 200 (Cityscapes).
 
@@ -132,7 +134,7 @@ class Schedule:
 
         def iterations(field: str, epochs: float) -> int:
             require_number(field, epochs, 0, 1e12)
-            return round(epochs * iters_per_epoch)
+            return max(round(epochs * iters_per_epoch), int(epochs > 0))
 
         def optional(field: str, epochs: float | None) -> Any:
             return None if epochs is None else iterations(field, epochs)

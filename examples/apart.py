@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.processes import Processes
+from brpg_lib.examples.recipe import Recipe
 from brpg_lib.examples.trainers.checkpoints import read
-from brpg_lib.examples.trainers.loop import train
+from brpg_lib.examples.trainers.loop import Run
+from brpg_lib.examples.trainers.summary import summarize
 from brpg_lib.files import save_atomically
 
 GRACE = 0.3
@@ -28,29 +30,30 @@ def result_of(checkpoint: Path) -> Path:
 
 
 def run_apart(
-    settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None = None
+    recipe: Recipe, with_head: bool, checkpoint: Path, resume: bool, device: str, threads: int | None = None
 ) -> Iterator[int | dict[str, Any]]:
-    """Trains in a fresh process; yields the iterations done, and at last the result.
+    """Trains in a fresh process; yields the steps done, and at last the result.
 
     Args:
-        settings: What to train.
+        recipe: What to train.
         with_head: Whether the prototype head takes part.
         checkpoint: File to write, and to go on from; the result is written beside it.
         resume: Whether to go on; of a training that is done, the result is read.
+        device: Torch device.
         threads: Of the process; None leaves it to torch.
 
     Raises:
-        ValueError: The settings are wrong, or not those of what is there.
+        ValueError: The recipe is wrong, or not that of what is there.
         OSError: The process ended.
     """
     if resume and result_of(checkpoint).is_file():
-        yield read(result_of(checkpoint), "settings", settings.to_dict())["result"]
+        yield read(result_of(checkpoint), "recipe", recipe.to_dict())["result"]
         return
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that spin for long crawl on a busy machine
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_child, args=(sender, settings, with_head, checkpoint, resume, threads), daemon=True
+        target=_child, args=(sender, recipe, with_head, checkpoint, resume, device, threads), daemon=True
     )
     with _interrupts_withheld():
         process.start()
@@ -88,14 +91,46 @@ def _interrupts_withheld() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def train(
+    recipe: Recipe,
+    with_head: bool,
+    checkpoint: Path,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int], object] = lambda _: None,
+) -> dict[str, Any]:
+    """One training in this process; see :func:`run_apart`.
+
+    Returns:
+        See :func:`~brpg_lib.examples.trainers.summary.summarize`.
+    """
+    place = torch.device(device)
+    run = Run(recipe, with_head, checkpoint, Processes(0, 1, place), loaders(place))
+    if resume and checkpoint.is_file():
+        run.load(checkpoint)
+    run.train(lambda run: progress(run.record.step))
+    return summarize(run)
+
+
+def loaders(device: torch.device) -> int:
+    """Processes that prepare batches: beside a GPU, so that it never waits; a CPU has nothing to spare."""
+    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
 def _child(
-    sender: Connection, settings: Settings, with_head: bool, checkpoint: Path, resume: bool, threads: int | None
+    sender: Connection,
+    recipe: Recipe,
+    with_head: bool,
+    checkpoint: Path,
+    resume: bool,
+    device: str,
+    threads: int | None,
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        result = train(settings, with_head, checkpoint, resume, sender.send)
-        save_atomically({"settings": settings.to_dict(), "result": result}, result_of(checkpoint))
+        result = train(recipe, with_head, checkpoint, resume, device, sender.send)
+        save_atomically({"recipe": recipe.to_dict(), "result": result}, result_of(checkpoint))
         sender.send(result_of(checkpoint))
     except BrokenPipeError:
         return  # nobody listens any more; the last checkpoint stays

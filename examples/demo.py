@@ -8,33 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from brpg_lib.config import SMALL_DATA
 from brpg_lib.examples.apart import result_of, run_apart
-from brpg_lib.examples.data.catalog import DATASETS
-from brpg_lib.examples.options import ITERATIONS, add_training_options, chosen
+from brpg_lib.examples.options import add_training_options, chosen
+from brpg_lib.examples.processes import usable_device
 from brpg_lib.examples.progress import progress_bar
+from brpg_lib.examples.recipe import Recipe
 from brpg_lib.examples.report import NAMES, PAGES, write_report
-from brpg_lib.examples.settings import FRAMEWORKS, Settings
+from brpg_lib.examples.trainers import TRAINERS
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="brpg demo", description=__doc__)
-    p.add_argument("--framework", choices=FRAMEWORKS, default="mean_teacher", help="trainer (default: %(default)s)")
-    p.add_argument("--data", choices=DATASETS, default="digits", help="dataset (default: %(default)s)")
-    p.add_argument("--root", help="directory of the dataset (all but digits)")
+    p.add_argument("--framework", choices=TRAINERS, default="mean_teacher", help="trainer (default: %(default)s)")
     p.add_argument(
         "--split",
-        help="camvid: name of a partition in splits/ (default: 1_8_seed0); voc, voc_blended, cityscapes, coco: "
+        help="camvid: name of a partition in splits/ (default: few_6_seed0); voc, voc_blended, cityscapes, coco: "
         "directory with labeled.txt and unlabeled.txt, and val.txt where the dataset has no list to test on",
     )
-    p.add_argument("--num-classes", type=int, help="folder: number of classes; labels are 0..N-1, or 255 where ignored")
     p.add_argument("--seed", type=int, default=0, help="seed of all trainings (default: %(default)s)")
-    p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
-    p.add_argument("--iters", type=int, default=ITERATIONS, help="steps of each training (default: %(default)s)")
     add_training_options(p)
     p.add_argument("--resume", action="store_true", help="go on where an interrupted demo of that name stopped")
     p.add_argument("--name", help="name of the run (default: DATA-FRAMEWORK-SEED)")
@@ -42,37 +37,16 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Checked settings.
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """What to train, with the head's setting for few labels.
 
     Raises:
-        ValueError: A number is out of range, or the device is not there.
+        ValueError: A value is wrong; the message names it.
     """
-    settings = Settings(
-        framework=arguments.framework,
-        data=arguments.data,
-        seed=arguments.seed,
-        iterations=arguments.iters,
-        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        root=arguments.root,
-        split=arguments.split,
-        num_classes=arguments.num_classes,
-        overrides=SMALL_DATA,
-        **chosen(arguments),
-    )
-    for flag, value, least in (
-        ("--iters", settings.iterations, 1),
-        ("--size", settings.size, 17),
-        ("--batch-size", settings.batch_size, 2),
-        ("--seed", settings.seed, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{flag}: expected at least {least}, found {value}")
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device: {settings.device} cannot be used ({str(error).splitlines()[0]})") from error
-    return settings
+    changes: dict[str, Any] = {"framework": arguments.framework, "seed": arguments.seed}
+    if arguments.split is not None:
+        changes["split"] = arguments.split
+    return chosen(arguments, changes | {f"head.{name}": value for name, value in SMALL_DATA.items()})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,49 +58,50 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     console = Console()
     try:
-        settings = settings_of(arguments)
-        data = settings.load_data()
-        folder = arguments.out / (arguments.name or f"{settings.data}-{settings.framework}-{settings.seed}")
+        recipe = recipe_of(arguments)
+        device = str(usable_device(arguments.device))
+        data = recipe.load_data()
+        folder = arguments.out / (arguments.name or f"{recipe.data}-{recipe.framework}-{recipe.seed}")
         folder.mkdir(parents=True, exist_ok=True)
-        console.print(f"[bold]{settings.framework}[/] on {data.description}")
-        names = ", ".join(NAMES[run] for run in trainings_of(settings))
-        console.print(f"{names}: {settings.iterations} steps each, seed {settings.seed}, on {settings.device}")
+        console.print(f"[bold]{recipe.framework}[/] on {data.description}")
+        names = ", ".join(NAMES[run] for run in trainings_of(recipe))
+        console.print(f"{names}: {recipe.epoch_steps} steps each, seed {recipe.seed}, on {device}")
         if not arguments.resume:
             clear(folder)
-        results = run_all(settings, folder, arguments.resume, console)
+        results = run_all(recipe, folder, device, arguments.resume, console)
     except (ValueError, OSError) as error:
         print(f"brpg demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brpg demo: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
-    write_report(results, settings, data, folder, console)
+    write_report(results, recipe, data, folder, console)
     return 0
 
 
-def run_all(settings: Settings, folder: Path, resume: bool, console: Console) -> dict[str, dict[str, Any]]:
+def run_all(recipe: Recipe, folder: Path, device: str, resume: bool, console: Console) -> dict[str, dict[str, Any]]:
     """Trains one after the other, each in a process of its own so that its peak memory is its own."""
     results = {}
-    trainings = trainings_of(settings)
+    trainings = trainings_of(recipe)
     with progress_bar(console) as bar:
-        tasks = {run: bar.add_task(NAMES[run], total=settings.iterations, start=False) for run in trainings}
+        tasks = {run: bar.add_task(NAMES[run], total=recipe.epoch_steps, start=False) for run in trainings}
         for run, (own, with_head) in trainings.items():
             bar.start_task(tasks[run])
-            for message in run_apart(own, with_head, folder / f"{run}.pt", resume):
+            for message in run_apart(own, with_head, folder / f"{run}.pt", resume, device):
                 if isinstance(message, int):
                     bar.update(tasks[run], completed=message)
                 else:
                     results[run] = message
-            bar.update(tasks[run], completed=settings.iterations)
+            bar.update(tasks[run], completed=recipe.epoch_steps)
     return results
 
 
-def trainings_of(settings: Settings) -> dict[str, tuple[Settings, bool]]:
-    """Settings of each training, and whether the head takes part."""
-    trainings = {"labels": (replace(settings, framework="supervised"), False)}
-    if settings.framework != "supervised":
-        trainings["unlabeled"] = (settings, False)
-    return trainings | {"head": (settings, True)}
+def trainings_of(recipe: Recipe) -> dict[str, tuple[Recipe, bool]]:
+    """Recipe of each training, and whether the head takes part."""
+    trainings = {"labels": (replace(recipe, framework="supervised"), False)}
+    if recipe.framework != "supervised":
+        trainings["unlabeled"] = (recipe, False)
+    return trainings | {"head": (recipe, True)}
 
 
 def clear(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `brpg train` trains: one YAML file, which may extend another."""
+"""What a training is, whoever starts it: one YAML file, which may extend another."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation": ("whole", "sliding"),
     "precision": ("float32", "bfloat16", "float16"),
 }
+USUAL_EPOCH = 1000
+"""Steps, to check lengths with before the images are counted."""
 LEAST: dict[str, float] = {
     "size": 17,
     "batch_size": 2,
@@ -42,12 +44,15 @@ LEAST: dict[str, float] = {
     "validate_every": 1,
     "supervised_epochs": 0,
     "short_side": 1,
+    "epoch_steps": 1,
+    "width": 1,
+    "rise": 0,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All choices of a training; lengths are in epochs, where an epoch sees every unlabeled image once.
+    """All choices of a training; lengths are in epochs.
 
     Attributes:
         data: One of :data:`~brpg_lib.examples.data.catalog.DATASETS`.
@@ -55,14 +60,17 @@ class Recipe:
         splits: Directory that the partition is looked for in.
         split: The partition.
         num_classes: Number of classes (``data: folder``).
-        framework: ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
+        all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
+        framework: ``"mean_teacher"``, ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
         network: One of :data:`brpg_lib.examples.networks.NAMES`.
         pretrained: Whether its encoder starts from ImageNet weights.
-        size: Side of the square crops.
+        width: Of the compact network.
+        size: Side of the square crops; of digit scenes, their size.
         short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
         colors: Whether strong views differ in color and sharpness too, or are mixed only; None as the framework has it.
         batch_size: Labeled, and as many unlabeled, images per step, over all processes.
         epochs: Length of the training.
+        epoch_steps: Steps of an epoch; None for as many as it takes to see every unlabeled image once.
         supervised_epochs: Epochs before pseudo labels teach.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule.
@@ -70,7 +78,8 @@ class Recipe:
             published.
         loss: Supervised loss: ``"cross_entropy"``, or ``"half_hard"`` (half of it over hard pixels only).
         optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
-        learning_rate: Of the encoder at the start; it decays with ``(1 - i / N) ** 0.9``.
+        learning_rate: Of the encoder at its peak; it decays with ``(1 - i / N) ** 0.9``.
+        rise: Share of the training in which the learning rate rises linearly, before it decays.
         new_factor: How many times larger it is for everything but the encoder.
         weight_decay: Weight decay.
         evaluation: Whole images, or windows of ``size`` that move by two thirds of it.
@@ -82,6 +91,8 @@ class Recipe:
         ramp_start: Epoch from which pseudo-labeled points need a growing confidence; None for a sixteenth of all.
         extrapolate_threshold: Whether they need less and less before it, as published.
         recluster_every: Epochs between clusterings, or None to cluster once.
+        min_rows: Rows that each class seen needs before the prototypes start.
+        max_collect: With ``min_rows``, epochs of collecting at most.
         feature_dim: Channels of the representation.
         head: Fields of :class:`~brpg_lib.BRPGConfig`.
 
@@ -94,20 +105,24 @@ class Recipe:
     splits: str | None = None
     split: str | None = None
     num_classes: int | None = None
+    all_labels: bool = False
     framework: str = "u2pl"
     network: str = "resnet101"
     pretrained: bool = True
+    width: int = 32
     size: int = 513
     short_side: int | None = None
     colors: bool | None = None
     batch_size: int = 16
     epochs: int = 80
+    epoch_steps: int | None = None
     supervised_epochs: float = 1.0
     class_share: float | None = None
     second_opinion: str | None = None
     loss: str = "half_hard"
     optimizer: str = "sgd"
     learning_rate: float = 0.001
+    rise: float = 0.0
     new_factor: float = 10.0
     weight_decay: float = 0.0001
     evaluation: str = "whole"
@@ -119,6 +134,8 @@ class Recipe:
     ramp_start: float | None = None
     extrapolate_threshold: bool = False
     recluster_every: float | None = None
+    min_rows: int = 0
+    max_collect: float | None = None
     feature_dim: int = 256
     head: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,7 +157,7 @@ class Recipe:
                 require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
             expected = f"one of {', '.join(KINDS)}, or None"
             require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
-            _ = self.brpg, self.schedule(1)
+            _ = self.brpg, self.schedule(self.epoch_steps or USUAL_EPOCH)
 
     @property
     def brpg(self) -> BRPGConfig:
@@ -162,6 +179,8 @@ class Recipe:
             ramp_start=None if self.ramp_start is None else min(self.ramp_start, self.epochs),
             extrapolate_threshold=self.extrapolate_threshold,
             recluster_every=self.recluster_every,
+            min_rows=self.min_rows,
+            max_collect=self.max_collect,
         )
 
     def load_data(self) -> SegmentationData:
@@ -179,6 +198,7 @@ class Recipe:
             size=self.size,
             seed=self.seed,
             short_side=self.short_side,
+            all_labels=self.all_labels,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import brpg_lib
 from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import SegmentationData
 from brpg_lib.examples.pictures import class_colors, paint, smoothed
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.recipe import Recipe
 from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
@@ -43,11 +42,11 @@ EXAMPLES = 6
 SCORES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 
 
-def write_report(results: Results, settings: Settings, data: SegmentationData, folder: Path, console: Console) -> None:
+def write_report(results: Results, recipe: Recipe, data: SegmentationData, folder: Path, console: Console) -> None:
     """Writes metrics.json and report.png, and prints the table."""
-    metrics = measured(results, settings, data)
+    metrics = measured(results, recipe, data)
     write_atomically(json.dumps(metrics, indent=2) + "\n", folder / METRICS)
-    draw(results, settings, data, metrics).savefig(folder / PICTURE, dpi=110)
+    draw(results, recipe, data, metrics).savefig(folder / PICTURE, dpi=110)
     plt.close("all")
     console.print(table(metrics))
     for sentence in verdict(metrics):
@@ -55,12 +54,12 @@ def write_report(results: Results, settings: Settings, data: SegmentationData, f
     console.print(f"pictures: {folder / PICTURE}   numbers: {folder / METRICS}")
 
 
-def measured(results: Results, settings: Settings, data: SegmentationData) -> dict[str, Any]:
+def measured(results: Results, recipe: Recipe, data: SegmentationData) -> dict[str, Any]:
     """Everything that goes into metrics.json."""
     runs = {}
     for run, result in results.items():
         runs[run] = {
-            "seed": settings.seed,
+            "seed": recipe.seed,
             "miou": result["miou"],
             "boundary_miou": result["boundary_miou"],
             "iou": dict(zip(data.class_names, result["iou"], strict=True)),
@@ -75,10 +74,10 @@ def measured(results: Results, settings: Settings, data: SegmentationData) -> di
             for before, after in pairwise(runs)
         },
         "config": {
-            **settings.to_dict(),
+            **recipe.to_dict(),
             "description": data.description,
-            "brpg": settings.brpg.to_dict(),
-            "schedule": asdict(settings.schedule),
+            "brpg": recipe.brpg.to_dict(),
+            "schedule": recipe.schedule(recipe.epoch_steps or 1).to_dict(),
         },
         "versions": {
             "brpg_lib": brpg_lib.__version__,
@@ -135,12 +134,12 @@ def table(metrics: dict[str, Any]) -> Table:
     return shown
 
 
-def draw(results: Results, settings: Settings, data: SegmentationData, metrics: dict[str, Any]) -> Figure:
+def draw(results: Results, recipe: Recipe, data: SegmentationData, metrics: dict[str, Any]) -> Figure:
     """The whole page."""
     figure = plt.figure(figsize=(18, 13), layout="constrained")
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(1.3, 1)))
     said = "\n".join(verdict(metrics)[:-1])
-    figure.suptitle(f"{settings.framework} on {data.description}, seed {settings.seed}\n{said}", fontsize=13)
+    figure.suptitle(f"{recipe.framework} on {data.description}, seed {recipe.seed}\n{said}", fontsize=13)
     palette = class_colors(len(data.class_names))
     draw_examples(top, results, data, palette)
     curves, classes, space = bottom.subplots(1, 3, width_ratios=(1.1, 0.9, 1.2))
@@ -213,22 +212,22 @@ def draw_examples(figure: Any, results: Results, data: SegmentationData, palette
 
 def draw_losses(axis: Axes, results: Results) -> None:
     """Loss curves, smoothed, over the phases of the head."""
-    phases = results["head"]["phases"]
-    for name, color in (("warmup", "#f2f2f2"), ("collect", "#fde9c9"), ("learn", "#e8f1fa")):
-        inside = [i for i, phase in enumerate(phases) if phase == name]
-        if inside:
-            axis.axvspan(inside[0], inside[-1] + 1, color=color, zorder=0)
-            axis.text((inside[0] + inside[-1] + 1) / 2, 1.0, name, ha="center", va="bottom", fontsize=9,
-                      transform=axis.get_xaxis_transform())  # fmt: skip
+    phases, last = results["head"]["phases"], results["head"]["steps"]
+    colors = {"warmup": "#f2f2f2", "collect": "#fde9c9", "learn": "#e8f1fa"}
+    for (start, name), (end, _) in pairwise([*phases, (last, "")]):
+        axis.axvspan(start, end, color=colors[name], zorder=0)
+        axis.text((start + end) / 2, 1.0, name, ha="center", va="bottom", fontsize=9,
+                  transform=axis.get_xaxis_transform())  # fmt: skip
     for run, result in results.items():
         for part, style in (("supervised", "-"), ("unsupervised", "--"), ("strong", "--")):
-            if part in result["history"]:
-                steps, values = smoothed(result["history"][part])
+            if part in result["losses"]:
+                steps, values = smoothed(result["losses"][part])
                 label = "unsupervised" if part == "strong" else part
                 axis.plot(steps, values, style, color=COLORS[run], lw=1.3, label=f"{label}, {SHORT[run]}")
-    steps, values = smoothed([pair for pair in results["head"]["history"]["prototype"] if phases[pair[0]] == "learn"])
+    learns = next((start for start, name in phases if name == "learn"), last)
+    steps, values = smoothed([pair for pair in results["head"]["losses"]["prototype"] if pair[0] > learns])
     axis.plot(steps, values, color=COLORS["prototype"], lw=1.8, label="prototype (weighted)")
-    axis.set(xlabel="training step", ylabel="loss (log scale)", yscale="log", xlim=(0, len(phases)))
+    axis.set(xlabel="training step", ylabel="loss (log scale)", yscale="log", xlim=(0, last))
     axis.set_title("Losses and phases of the head", fontsize=11, pad=18)
     axis.legend(fontsize=8)
 

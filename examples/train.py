@@ -25,10 +25,10 @@ from brpg_lib.examples.processes import Processes, joined, usable_device
 from brpg_lib.examples.progress import progress_bar
 from brpg_lib.examples.recipe import Recipe, presets, read_recipe
 from brpg_lib.examples.train_report import draw
-from brpg_lib.examples.trainers.epochs import BEST, LAST, Run, plan_of
+from brpg_lib.examples.trainers.loop import Run, plan_of
 from brpg_lib.files import write_atomically
 
-RESULT, PICTURE, LOGS = "result.json", "report.png", "tensorboard"
+LAST, BEST, RESULT, PICTURE, LOGS = "last.pt", "best.pt", "result.json", "report.png", "tensorboard"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,7 +129,15 @@ def _made(recipe: Recipe, arguments: argparse.Namespace, processes: Processes) -
         last = folder / LAST
         if last.is_file() and not arguments.resume and not arguments.trial:
             raise ValueError(f"{folder}: holds a training; --resume goes on with it, --out names another place")
-        run = Run(recipe, not arguments.no_head, folder, processes, arguments.workers, arguments.trial)
+        run = Run(
+            recipe,
+            not arguments.no_head,
+            last,
+            processes,
+            arguments.workers,
+            best=folder / BEST,
+            trial=arguments.trial,
+        )
         if arguments.resume and not arguments.trial and last.is_file():
             run.load(last)
         run.require_agreement()
@@ -149,7 +157,7 @@ def _introduce(run: Run, console: Console) -> None:
 
 
 def _train(run: Run, console: Console) -> None:
-    recipe, folder = run.recipe, run.folder
+    recipe, folder = run.recipe, run.last.parent
     _introduce(run, console)
     if run.processes.rank == 0:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))

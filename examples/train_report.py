@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brpg_lib.examples.pictures import class_colors, paint
-from brpg_lib.examples.trainers.epochs import Run
 from brpg_lib.examples.trainers.evaluation import predict
+from brpg_lib.examples.trainers.loop import Run
 
 EXAMPLES = 4
 

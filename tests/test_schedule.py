@@ -116,7 +116,12 @@ def test_from_epochs_refuses_an_empty_loader() -> None:
     with pytest.raises(ValueError, match="iters_per_epoch: expected an integer >= 1, found 0"):
         Schedule.from_epochs(warmup=1, collect=1, total=9, iters_per_epoch=0)
     with pytest.raises(ValueError, match="recluster_every"):
-        Schedule.from_epochs(warmup=1, collect=1, total=9, iters_per_epoch=10, recluster_every=0.01)
+        Schedule.from_epochs(warmup=1, collect=1, total=9, iters_per_epoch=10, recluster_every=0)
+
+
+def test_what_is_not_0_lasts_an_iteration() -> None:
+    schedule = Schedule.from_epochs(warmup=0.01, collect=0, total=9, iters_per_epoch=10, recluster_every=0.01)
+    assert [schedule.warmup, schedule.collect, schedule.recluster_every] == [1, 0, 1]
 
 
 def test_lists_from_a_file_become_tuples() -> None:

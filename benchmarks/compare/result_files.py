@@ -10,8 +10,8 @@ from typing import Any
 from brpg_lib.benchmarks.compare.runs import SCORE_NAMES, WITH, WITHOUT, Run, number, number_or_none
 
 HEAD_FIELDS = (
-    *("overrides", "head", "warmup", "collect", "ramp_start", "extrapolate_threshold", "recluster_every"),
-    "second_opinion",
+    *("head", "warmup", "collect", "ramp_start", "extrapolate_threshold", "recluster_every"),
+    *("min_rows", "max_collect", "second_opinion"),
 )
 """Settings that a training without head does not use."""
 PLACES = ("root", "splits")

@@ -59,6 +59,8 @@ class Batch:
         strong: Strong views of the same crops ``(S, B, 3, H, W)``, already mixed.
         boxes: Where each strong view was mixed ``(S, B, H, W)`` bool.
         padding: Pixels of the weak view outside the image ``(B, H, W)`` bool.
+        random_state: Of torch's CPU generator once the batch was made, so that what a step draws does not depend on the
+            process that made it.
     """
 
     images: Tensor
@@ -67,6 +69,7 @@ class Batch:
     strong: Tensor
     boxes: Tensor
     padding: Tensor
+    random_state: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -77,7 +80,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+        changed = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "random_state"}
+        return Batch(**changed, random_state=self.random_state)
 
 
 def seed_iteration(seed: int, iteration: int, rank: int = 0) -> None:
@@ -155,14 +159,16 @@ class BatchSource(Dataset[Batch]):
                 images.new_zeros(0, *images.shape[1:]).float(),
                 labels.new_zeros(0, *labels.shape[1:]).bool(),
             )
-            return Batch(to_float(images), labels, none, none[None], no_boxes[None], no_boxes)
+            now = torch.get_rng_state()
+            return Batch(to_float(images), labels, none, none[None], no_boxes[None], no_boxes, now)
         unlabeled = _WithoutLabels(self.data.unlabeled)
         weak, padding = self._weak(unlabeled, iteration, 1)
         boxes = torch.stack([cutmix_boxes(self.batch_size, self.size) for _ in range(self.strong_views)])
         strong = torch.stack(
             [cutmix(to_float(torch.stack([self.strong(image) for image in weak])), box) for box in boxes]
         )
-        return Batch(to_float(images), labels, to_float(weak), strong, boxes, padding == IGNORE_INDEX)
+        outside = padding == IGNORE_INDEX
+        return Batch(to_float(images), labels, to_float(weak), strong, boxes, outside, torch.get_rng_state())
 
 
 @dataclass(frozen=True)

@@ -1,163 +1,334 @@
-"""The training loop that all frameworks share: optimizer, schedule, checkpoints, evaluation."""
+"""The one training loop: any number of processes, mixed precision, validations, checkpoints."""
 
 from __future__ import annotations
 
-import os
+import inspect
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from brpg_lib.examples.data.augment import IGNORE_INDEX
-from brpg_lib.examples.data.batches import BatchSource, SegmentationData
+from brpg_lib import Schedule
+from brpg_lib.distributed import all_reduce_sum, keep_out_of_ddp, require_same_everywhere
+from brpg_lib.examples.data.batches import BatchSource, Pairs, seed_iteration
 from brpg_lib.examples.memory import peak_memory
-from brpg_lib.examples.metrics import evaluate
-from brpg_lib.examples.networks.base import Segmenter
-from brpg_lib.examples.processes import Processes
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.processes import Processes, average_statistics, first_alone, share_statistics
+from brpg_lib.examples.recipe import Recipe
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.build import build
 from brpg_lib.examples.trainers.checkpoints import read, restore, states
-from brpg_lib.examples.trainers.evaluation import predict, score
+from brpg_lib.examples.trainers.evaluation import score
 from brpg_lib.files import save_atomically
 
-CHECKPOINTS = 10
+READ_EVERY = 50
+"""Steps between looks at the losses at most, each of which waits for the GPU."""
+READS = 100
+"""Looks at the losses in a short training."""
+SAVE_EVERY = 1000
+"""Steps between checkpoints at most."""
+SAVES = 10
+"""Checkpoints of a short training."""
+TRIAL_STEPS = 2
+MAY_CHANGE = ("root", "splits")
+"""Fields of a recipe that may differ when a training goes on."""
 
-Progress = Callable[[int], None]
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's lengths in steps.
+
+    Attributes:
+        epoch: Of one epoch.
+        epochs: How many there are.
+        schedule: The head's phases.
+        supervised_only: Share of the steps before pseudo labels teach.
+    """
+
+    epoch: int
+    epochs: int
+    schedule: Schedule
+    supervised_only: float
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.epoch * self.epochs
 
 
-def train(
-    settings: Settings, with_head: bool, checkpoint: Path, resume: bool = False, progress: Progress = lambda _: None
-) -> dict[str, Any]:
-    """Trains one run and evaluates it.
+def plan_of(recipe: Recipe, unlabeled: int, trial: bool) -> Plan:
+    """Lengths for so many unlabeled images; for a trial, two steps of each phase instead."""
+    if trial:
+        steps = 3 * TRIAL_STEPS
+        schedule = Schedule(warmup=TRIAL_STEPS, collect=TRIAL_STEPS, total=steps)
+        return Plan(steps, 1, schedule, TRIAL_STEPS / steps)
+    epoch = recipe.epoch_steps or max(1, unlabeled // recipe.batch_size)
+    supervised_only = min(1.0, recipe.supervised_epochs / recipe.epochs)
+    return Plan(epoch, recipe.epochs, recipe.schedule(epoch), supervised_only)
 
-    Batches and draws are functions of the seed and the iteration, so the checkpoint needs no generator states but the
-    head's own, which are in its ``state_dict``.
+
+@dataclass
+class Record:
+    """What a training has come to so far.
+
+    Attributes:
+        step: Steps done.
+        seconds: Time they took.
+        peak_memory: In MB.
+        losses: ``(step, mean since the last one)`` of each loss.
+        phases: ``(first step, name)`` of the head's phases.
+        validations: Scores by epoch.
+    """
+
+    step: int
+    seconds: float
+    peak_memory: float
+    losses: dict[str, list[tuple[int, float]]]
+    phases: list[tuple[int, str]]
+    validations: list[dict[str, Any]]
+
+    @property
+    def best(self) -> float:
+        """Best mIoU so far; below 0 before the first validation."""
+        return max((v["miou"] for v in self.validations), default=-1.0)
+
+
+class Run:
+    """One training.
 
     Args:
-        settings: What to train.
+        recipe: What to train.
         with_head: Whether the prototype head takes part.
-        checkpoint: File to write, and to go on from.
-        resume: Whether to go on from ``checkpoint`` if it exists.
-        progress: Told the number of finished iterations.
-
-    Returns:
-        Scores, histories and pictures of the run, as plain types and tensors.
-    """
-    data = settings.load_data()
-    schedule = settings.schedule if with_head else None
-    trainer = build(settings, len(data.class_names), settings.iterations, schedule, settings.width)
-    if settings.framework != "supervised":
-        trainer.supervised_only = settings.supervised_only
-    trainer.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = BatchSource(
-        data, settings.size, settings.batch_size, settings.seed, trainer.strong_views, colors=trainer.colors
-    )
-    optimizer = optimizer_of(settings, trainer.model)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: poly(i, settings.iterations, settings.rise))
-    run: dict[str, Any] = {"iteration": 0, "seconds": 0.0, "history": {}, "phases": [], "peak_memory": 0.0}
-    parts = {"trainer": trainer, "optimizer": optimizer, "scheduler": scheduler}
-    if resume and checkpoint.is_file():
-        run = load(checkpoint, settings, parts)
-
-    device = torch.device(settings.device)
-    started = time.perf_counter() - run["seconds"]
-    interval = max(1, settings.iterations // CHECKPOINTS)
-    left = range(run["iteration"], settings.iterations)
-    unread: dict[str, list[tuple[int, torch.Tensor]]] = {}
-    for iteration, ready in zip(left, batches.loader(left, loaders(device), device), strict=True):
-        trainer.train()
-        batch = ready.to(device)
-        run["phases"].append("baseline" if trainer.head is None else trainer.head.phase.value)
-        loss, losses = trainer.step(batch, iteration)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        trainer.after_step(iteration)
-        for name, value in losses.items():
-            unread.setdefault(name, []).append((iteration, value.detach()))
-        progress(iteration + 1)
-        if (iteration + 1) % interval == 0 or iteration + 1 == settings.iterations:
-            for name, values in unread.items():
-                run["history"].setdefault(name, []).extend([i, value.item()] for i, value in values)
-            unread.clear()
-            run["iteration"] = iteration + 1
-            run["seconds"] = time.perf_counter() - started
-            run["peak_memory"] = max(run["peak_memory"], peak_memory(device))
-            save(checkpoint, settings, parts, run)
-    return run | summarize(trainer, data, batches, settings)
-
-
-def loaders(device: torch.device) -> int:
-    """Processes that prepare batches: beside a GPU, so that it never waits; a CPU has nothing to spare."""
-    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
-
-
-def optimizer_of(settings: Settings, model: Segmenter) -> torch.optim.Optimizer:
-    """AdamW; a pretrained encoder learns more slowly than what starts from random weights."""
-    rate = settings.learning_rate
-    new = [p for module in model.new_modules() for p in module.parameters()]
-    known = set(map(id, new))
-    old = [p for p in model.parameters() if id(p) not in known]
-    factor = settings.encoder_rate if settings.pretrained else 1.0
-    groups = [{"params": old, "lr": factor * rate}, {"params": new, "lr": rate}]
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-
-
-def poly(iteration: int, total: int, rise: float) -> float:
-    """Linear rise over a share of the iterations, then polynomial decay of power 0.9."""
-    return min(1.0, (iteration + 1) / max(1.0, rise * total)) * float(max(0.0, 1 - iteration / total) ** 0.9)
-
-
-def save(path: Path, settings: Settings, parts: dict[str, Any], run: dict[str, Any]) -> None:
-    """Writes a checkpoint; a kill in between leaves the one before."""
-    save_atomically({"settings": settings.to_dict(), "parts": states(parts), "run": run}, path)
-
-
-def load(path: Path, settings: Settings, parts: dict[str, Any]) -> dict[str, Any]:
-    """Restores a checkpoint in place.
+        last: Where the last checkpoint goes.
+        processes: Who shares the work.
+        workers: Processes that read images, for each of these.
+        best: Where the best model goes, if it is kept.
+        trial: Two steps of each phase, and two test images for each process, to see that all is well.
 
     Raises:
-        ValueError: It was made with other settings.
+        ValueError: The recipe does not fit the data or the processes.
     """
-    saved = read(path, "settings", settings.to_dict())
-    restore(parts, saved["parts"])
-    run: dict[str, Any] = saved["run"]
-    return run
 
-
-@torch.no_grad()
-def summarize(trainer: Trainer, data: SegmentationData, batches: BatchSource, settings: Settings) -> dict[str, Any]:
-    """Scores, predictions, and what the representation looks like."""
-    trainer.eval()
-    device = torch.device(settings.device)
-    predictions = [predict(trainer.average, data.test[i][0], device).cpu() for i in range(len(data.test))]
-    pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
-    scores = evaluate(pairs, len(data.class_names))
-    student = score(trainer.model, data.test, len(data.class_names), Processes(0, 1, device))
-    summary: dict[str, Any] = {
-        "class_names": list(data.class_names),
-        "iou": scores.iou,
-        "boundary_iou": scores.boundary_iou,
-        "miou": scores.miou,
-        "boundary_miou": scores.boundary_miou,
-        "student": {"miou": student.miou, "boundary_miou": student.boundary_miou},
-        "predictions": [prediction.to(torch.uint8) for prediction in predictions],
-    }
-    if trainer.head is not None:
-        batch = batches(settings.iterations - 1).to(device)
-        features = trainer.model(batch.images, features=len(batch.images)).features
-        rows, columns = (
-            torch.linspace(0, full - 1, low).round().long()
-            for full, low in zip(batch.labels.shape[-2:], features.shape[-2:], strict=True)
+    def __init__(
+        self,
+        recipe: Recipe,
+        with_head: bool,
+        last: Path,
+        processes: Processes,
+        workers: int,
+        *,
+        best: Path | None = None,
+        trial: bool = False,
+    ) -> None:
+        if recipe.batch_size % processes.ranks or recipe.batch_size < 2 * processes.ranks:
+            raise ValueError(
+                f"batch_size: expected a multiple of the {processes.ranks} processes, with at least 2 images for each "
+                f"(CutMix needs another one), found {recipe.batch_size}"
+            )
+        self.recipe, self.processes, self.workers = recipe, processes, workers
+        self.last, self.best, self.trial = last, best, trial
+        with first_alone(processes):
+            self.data = recipe.load_data()
+        self.test: Pairs = self.data.test
+        if trial:
+            self.test = [self.data.test[i] for i in range(min(2 * processes.ranks, len(self.data.test)))]
+        self.plan = plan_of(recipe, len(self.data.unlabeled), trial)
+        schedule = self.plan.schedule if with_head else None
+        self.trainer = build(recipe, len(self.data.class_names), self.plan.steps, schedule)
+        self.trainer.supervised_only = self.plan.supervised_only
+        device = processes.device
+        if processes.ranks > 1 and device.type == "cuda":
+            share_statistics(self.trainer)
+        self.trainer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batches = BatchSource(
+            self.data,
+            recipe.size,
+            recipe.batch_size // processes.ranks,
+            recipe.seed,
+            self.trainer.strong_views,
+            colors=self.trainer.colors if recipe.colors is None else recipe.colors,
+            rank=processes.rank,
+            ranks=processes.ranks,
         )
-        labels = batch.labels[:, rows][:, :, columns]
-        known = labels != IGNORE_INDEX
-        summary["points"] = features.movedim(1, -1)[known].cpu()
-        summary["point_classes"] = labels[known].cpu()
-        summary["prototypes"] = trainer.head.bank.prototypes.cpu()
-        summary["prototype_mask"] = trainer.head.bank.mask.cpu()
-    return summary
+        self.optimizer = optimizer_of(recipe, self.trainer)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: poly(step, self.plan.steps, recipe.rise)
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        self.record = Record(0, 0.0, 0.0, {}, [], [])
+        self.unread: dict[str, list[Tensor]] = defaultdict(list)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that changes during the training, by name."""
+        return {
+            "trainer": self.trainer,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+        }
+
+    @property
+    def phase(self) -> str:
+        """The head's, or that there is none."""
+        return "no head" if self.trainer.head is None else self.trainer.head.phase.value
+
+    def train(self, progress: Callable[[Run], object]) -> Record:
+        """From the step that the record tells to the end.
+
+        Args:
+            progress: Told after each step.
+
+        Returns:
+            The record, complete.
+        """
+        device, record, plan = self.processes.device, self.record, self.plan
+        wrapped = self._wrapped()
+        started = time.perf_counter() - record.seconds
+        read_every = max(1, min(READ_EVERY, plan.steps // READS))
+        save_every = max(1, min(SAVE_EVERY, plan.steps // SAVES))
+        loader = self.batches.loader(range(record.step, plan.steps), self.workers, device)
+        for batch in loader:
+            step = record.step
+            self.trainer.train()
+            if not record.phases or record.phases[-1][1] != self.phase:
+                record.phases.append((step, self.phase))
+            seed_iteration(self.recipe.seed, step, self.processes.rank)  # also the GPU's generator
+            torch.set_rng_state(batch.random_state)
+            with self._precision():
+                loss, losses = wrapped(batch.to(device), step)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.scheduler.step()
+            self.trainer.after_step(step)
+            for name, value in losses.items():
+                self.unread[name].append(value.detach())
+            record.step = step + 1
+            last = record.step == plan.steps
+            if record.step % read_every == 0:
+                self._read()
+            if record.step % (plan.epoch * self.recipe.validate_every) == 0 or last:
+                self._validate()
+            record.seconds = time.perf_counter() - started
+            if record.step % save_every == 0 or record.step % plan.epoch == 0 or last:
+                record.peak_memory = max(record.peak_memory, peak_memory(device))
+                self.save()
+            progress(self)
+        return record
+
+    def _wrapped(self) -> nn.Module:
+        if self.processes.ranks == 1:
+            return self.trainer
+        keep_out_of_ddp(self.trainer)
+        devices = [self.processes.device] if self.processes.device.type == "cuda" else None
+        # each process keeps its own running statistics, and they are averaged when they are needed
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {"device_ids": devices, option: False}
+        return DistributedDataParallel(self.trainer, **options)
+
+    def _precision(self) -> torch.autocast:
+        kind: torch.dtype = getattr(torch, self.recipe.precision)
+        enabled = kind is not torch.float32
+        return torch.autocast(self.processes.device.type, dtype=kind if enabled else None, enabled=enabled)
+
+    def _read(self) -> None:
+        if not self.unread:
+            return
+        own = torch.stack([torch.stack(values).mean() for values in self.unread.values()])
+        means = (all_reduce_sum(own) / self.processes.ranks).tolist()
+        for name, mean in zip(self.unread, means, strict=True):
+            self.record.losses.setdefault(name, []).append((self.record.step, mean))
+        self.unread.clear()
+
+    def _validate(self) -> None:
+        average_statistics(self.trainer, self.processes.ranks)
+        self.trainer.eval()
+        names, window = self.data.class_names, self.recipe.window
+        with self._precision():
+            scores = score(self.trainer.average, self.test, len(names), self.processes, window, self.workers)
+        better = scores.miou > self.record.best
+        self.record.validations.append(
+            {
+                "epoch": self.record.step / self.plan.epoch,
+                "step": self.record.step,
+                "miou": scores.miou,
+                "boundary_miou": scores.boundary_miou,
+                "iou": dict(zip(names, scores.iou, strict=True)),
+                "boundary_iou": dict(zip(names, scores.boundary_iou, strict=True)),
+            }
+        )
+        if better and self.best is not None and self.processes.rank == 0 and not self.trial:
+            found = {
+                "recipe": self.recipe.to_dict(),
+                "model": self.trainer.average.state_dict(),
+                "validation": self.record.validations[-1],
+            }
+            save_atomically(found, self.best)
+
+    def save(self) -> None:
+        """Writes the last checkpoint, unless this is a trial; a kill in between leaves the one before."""
+        self._read()
+        average_statistics(self.trainer, self.processes.ranks)
+        if self.processes.rank == 0 and not self.trial:
+            saved = {
+                "recipe": self.recipe.to_dict(),
+                "epoch": self.plan.epoch,
+                "parts": states(self.parts),
+                "record": vars(self.record),
+            }
+            save_atomically(saved, self.last)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a checkpoint, with any number of processes.
+
+        Raises:
+            ValueError: It was made with another recipe, or with a head where there is none now, or without.
+        """
+        saved = read(path, "recipe", self.recipe.to_dict(), MAY_CHANGE)
+        if saved["epoch"] != self.plan.epoch:
+            raise ValueError(
+                f"{path}: cannot resume, an epoch had {saved['epoch']} steps and has {self.plan.epoch} now; "
+                "use the same lists of images"
+            )
+        had_head = any(key.startswith("head.") for key in saved["parts"]["trainer"])
+        if had_head != (self.trainer.head is not None):
+            raise ValueError(f"{path}: cannot resume, it was made {'with' if had_head else 'without'} the head")
+        restore(self.parts, saved["parts"])
+        self.record = Record(**saved["record"])
+
+    def require_agreement(self) -> None:
+        """Require that all processes are at the same step.
+
+        Raises:
+            ValueError: They are not: some have found a checkpoint, and others none.
+        """
+        if self.processes.ranks > 1:
+            require_same_everywhere({"step": self.record.step, "epoch": self.plan.epoch}, self.processes.device)
+
+
+def poly(step: int, steps: int, rise: float) -> float:
+    """Linear rise over a share of the steps, then polynomial decay of power 0.9."""
+    return min(1.0, (step + 1) / max(1.0, rise * steps)) * float(max(0.0, 1 - step / steps) ** 0.9)
+
+
+def optimizer_of(recipe: Recipe, trainer: Trainer) -> torch.optim.Optimizer:
+    """Its two groups are the encoder, and everything else at ``new_factor`` times the learning rate."""
+    new = {id(p) for module in trainer.model.new_modules() for p in module.parameters()}
+    groups = [
+        {"params": [p for p in trainer.model.parameters() if id(p) not in new], "lr": recipe.learning_rate},
+        {
+            "params": [p for p in trainer.model.parameters() if id(p) in new],
+            "lr": recipe.new_factor * recipe.learning_rate,
+        },
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)

@@ -10,15 +10,16 @@ import pytest
 
 from brpg_lib.benchmarks import accuracy, accuracy_report
 from brpg_lib.benchmarks.accuracy_rows import CEILING, FLOOR, Row, differences
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.recipe import Recipe
 
 
 def made_up(row: Row, seed: int, miou: float) -> dict[str, Any]:
-    settings = Settings(framework=row.framework, data="digits", seed=seed, iterations=4, size=33, batch_size=2)
+    settings = Recipe(framework=row.framework, data="digits", seed=seed, epoch_steps=4, size=33, batch_size=2)
     return {
         "variant": row.variant,
         "settings": settings.to_dict() | {"all_labels": row == CEILING},
         "environment": {"device": "a CPU", "threads": 2, "versions": {"torch": "2.9"}},
+        "steps": 4,
         "seconds": 60.0 + seed,
         "peak_memory_mb": 900.0,
         "class_names": ["background", "digit"],
@@ -92,20 +93,15 @@ def test_page(tmp_path: Path) -> None:
     assert (tmp_path / accuracy_report.PICTURE).stat().st_size > 5000
 
 
-WHEN = ("warmup", "min_rows", "max_collect", "recluster_every")
-
-
 def test_variants_differ_from_the_head_in_what_they_say() -> None:
     arguments = accuracy.parser().parse_args(
         ["--seeds", "0", "--frameworks", "u2pl", "--set", "momentum=0.9", "--variants", *accuracy.VARIANTS]
     )
     arguments.set = dict(arguments.set)
-    runs = {run.variant: run.settings for run in accuracy.runs_of(arguments)}
+    runs = {training.variant: training.recipe for training in accuracy.trainings_of(arguments)}
 
-    def all_of(settings: Settings) -> dict[str, Any]:
-        schedule = {name: getattr(settings.schedule, name) for name in WHEN}
-        own = {name: value for name, value in settings.to_dict().items() if name != "overrides"}
-        return own | settings.brpg.to_dict() | schedule
+    def all_of(recipe: Recipe) -> dict[str, Any]:
+        return {name: value for name, value in recipe.to_dict().items() if name != "head"} | recipe.brpg.to_dict()
 
     plain = all_of(runs["BRPG"])
     assert plain["momentum"] == 0.9
@@ -113,12 +109,13 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
         found = all_of(runs[variant])
         differing = {name for name in plain if plain[name] != found[name]}
         assert differing == changes.keys(), variant
-    assert runs["no head"].overrides == runs["labels alone"].overrides == {}
+    assert runs["no head"].head == runs["labels alone"].head
+    assert runs["no head"].brpg.momentum != 0.9
     assert runs["all labels"].all_labels
 
 
 def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--frameworks", "mean_teacher", "--seeds", "0", "--budget", "6", "--batch-size", "2", "--device", "cpu"]
+    options = ["--frameworks", "mean_teacher", "--seeds", "0", "--steps", "6", "--batch-size", "2", "--device", "cpu"]
     options += ["--jobs", "2", "--network", "compact", "--size", "33"]
     command = [*options, "--out", str(tmp_path)]
     assert accuracy.main(command) == 0
@@ -131,7 +128,7 @@ def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     ]
     assert not list(tmp_path.glob("*.pt"))
     found = json.loads((tmp_path / files[0]).read_text())
-    assert found["settings"]["iterations"] == 6
+    assert found["steps"] == 6
     assert len(found["iou"]) == len(found["class_names"]) == 11
 
     def unwanted(*arguments: Any, **options: Any) -> None:
@@ -148,14 +145,14 @@ def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "warmth=3"], "overrides: expected fields of BRPGConfig or Schedule, found warmth"),
+        (["--set", "warmth=3"], "BRPGConfig.warmth: expected one of"),
         (["--set", "temperature=hot"], "temperature: expected a number"),
         (["--jobs", "0"], "--jobs: expected at least 1, found 0"),
         (["--data", "camvid", "--splits", "1_8_seed{seed}"], "camvid needs root"),
     ],
 )
 def test_wrong_usage(options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert accuracy.main([*options, "--seeds", "0", "--budget", "2", "--out", str(tmp_path)]) == 2
+    assert accuracy.main([*options, "--seeds", "0", "--steps", "2", "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
 
 

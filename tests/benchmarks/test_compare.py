@@ -65,7 +65,7 @@ def test_one_folder_with_variants(tmp_path: Path, capsys: pytest.CaptureFixture[
         for seed in range(3)
         for framework in ("u2pl", "unimatch")
         for variant, gain, changes in (
-            ("no head", 0, {}), ("BRPG", 1, {}), ("no split", -4, {"overrides": {"split_fraction": 0.0}})
+            ("no head", 0, {}), ("BRPG", 1, {}), ("no split", -4, {"head": {"split_fraction": 0.0}})
         )
     ]  # fmt: skip
     folder = write(tmp_path / "all", *runs)

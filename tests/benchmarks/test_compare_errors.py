@@ -65,8 +65,8 @@ JSON_CASES = {
         ["found 2 without partner, and there is no pair at all", "seed 5 has 'BRPG'"],
     ),
     "other settings": (
-        folders((GOOD[0],), (result("BRPG", 0, 61, iterations=8, network="resnet50"),)),
-        ["partners that differ in the head only, found different iterations, network (iterations: 4 and 8; network: "],
+        folders((GOOD[0],), (result("BRPG", 0, 61, epoch_steps=8, network="resnet50"),)),
+        ["partners that differ in the head only, found different network, epoch_steps (network: "],
     ),
     "another split": (
         folders(
@@ -80,8 +80,8 @@ JSON_CASES = {
         ["expected one training of 'no head' with seed 1", "found another in"],
     ),
     "two heads": (
-        folders(tuple(GOOD), (HEAD[0], result("BRPG", 1, 61, overrides={"temperature": 0.3}))),
-        ["expected one head in all trainings of 'BRPG', found different overrides"],
+        folders(tuple(GOOD), (HEAD[0], result("BRPG", 1, 61, head={"temperature": 0.3}))),
+        ["expected one head in all trainings of 'BRPG', found different head"],
     ),
     "NaN": (folders((changed(GOOD[0], miou=float("nan")),), (HEAD[0],)), ["miou: expected a finite number, found nan"]),
     "None": (folders((GOOD[0],), (changed(HEAD[0], miou=None),)), ["miou: expected a finite number, found nothing"]),

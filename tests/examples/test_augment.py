@@ -2,7 +2,7 @@ import torch
 
 from brpg_lib.examples.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes
 from brpg_lib.examples.data.batches import BatchSource
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.recipe import Recipe
 
 
 def test_weak_moves_image_and_label_together():
@@ -34,7 +34,7 @@ def test_cutmix_pastes_the_previous_image():
 
 
 def test_batch_is_a_function_of_seed_and_iteration():
-    data = Settings("unimatch", "digits", 0, 10, 33, 4).load_data()
+    data = Recipe(data="digits", size=33).load_data()
     source, other = BatchSource(data, 33, 4, 0, 2), BatchSource(data, 33, 4, 0, 2)
     for iteration in range(3):
         source(iteration)
@@ -47,7 +47,7 @@ def test_batch_is_a_function_of_seed_and_iteration():
 
 
 def test_every_image_is_seen_once_an_epoch():
-    data = Settings("u2pl", "digits", 0, 10, 33, 8).load_data()
+    data = Recipe(data="digits", size=33).load_data()
     source = BatchSource(data, 33, 8, 0, 1)
     seen = [i for iteration in range(25) for i in source._indices(200, iteration, 0)]
     assert sorted(seen) == list(range(200))

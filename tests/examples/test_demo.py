@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from brpg_lib.examples import apart, demo, quickstart, report
+from brpg_lib.examples.apart import train
 from brpg_lib.examples.data import digits
-from brpg_lib.examples.settings import FRAMEWORKS, Settings
+from brpg_lib.examples.recipe import read_recipe
+from brpg_lib.examples.trainers import TRAINERS as FRAMEWORKS
 from brpg_lib.examples.trainers.build import build
-from brpg_lib.examples.trainers.loop import train
 from brpg_lib.files import save_atomically
 
 
@@ -25,15 +26,15 @@ def few_scenes(monkeypatch):
 def here(monkeypatch):
     """Trains in this process: starting others takes seconds."""
 
-    def run(choices, with_head, checkpoint, resume):
-        yield train(choices, with_head, checkpoint, resume)
+    def run(recipe, with_head, checkpoint, resume, device):
+        yield train(recipe, with_head, checkpoint, resume, device)
 
     monkeypatch.setattr(demo, "run_apart", run)
 
 
-def tiny(framework, **overrides):
-    choices = {"iterations": 12, "size": 33, "batch_size": 2, "width": 8, "feature_dim": 8}
-    return Settings(framework, "digits", 0, **(choices | overrides))
+def tiny(framework, steps=12):
+    small = {"network": "compact", "pretrained": False, "width": 8, "size": 33, "batch_size": 2, "feature_dim": 8}
+    return read_recipe("few_labels/digits", {**small, "framework": framework, "epoch_steps": steps})
 
 
 def same(a, b):
@@ -46,7 +47,7 @@ def same(a, b):
     return a == b
 
 
-SMALL = ["--iters", "12", "--batch-size", "2", "--size", "33", "--device", "cpu", "--network", "compact"]
+SMALL = ["--steps", "12", "--batch-size", "2", "--size", "33", "--device", "cpu", "--network", "compact"]
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -99,21 +100,21 @@ def test_a_new_demo_leaves_nothing_of_the_last(tmp_path, here, monkeypatch):
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch):
-    choices = tiny("u2pl", iterations=2)
+    choices = tiny("u2pl", 2)
     checkpoint = tmp_path / "a.pt"
     result = train(choices, False, checkpoint)
-    save_atomically({"settings": choices.to_dict(), "result": result}, apart.result_of(checkpoint))
+    save_atomically({"recipe": choices.to_dict(), "result": result}, apart.result_of(checkpoint))
     monkeypatch.setattr(apart, "train", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(apart.multiprocessing, "get_context", lambda *_: pytest.fail("started a process"))
-    (found,) = apart.run_apart(choices, False, checkpoint, True)
+    (found,) = apart.run_apart(choices, False, checkpoint, True, "cpu")
     assert same(found, result)
-    with pytest.raises(ValueError, match="cannot resume, iterations was 2 and is now 3"):
-        next(apart.run_apart(tiny("u2pl", iterations=3), False, checkpoint, True))
+    with pytest.raises(ValueError, match="cannot resume, epoch_steps was 2 and is now 3"):
+        next(apart.run_apart(tiny("u2pl", 3), False, checkpoint, True, "cpu"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C on POSIX")
 def test_ctrl_c_ends_a_demo_at_once(tmp_path):
-    command = [sys.executable, "-m", "brpg_lib.cli", "demo", *SMALL, "--iters", "100000", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "brpg_lib.cli", "demo", *SMALL, "--steps", "100000", "--out", str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     checkpoint = tmp_path / "digits-mean_teacher-0"
     deadline = time.monotonic() + 60
@@ -146,28 +147,27 @@ def test_resume_equals_uninterrupted(framework, with_head, tmp_path):
 
 
 def test_resume_with_other_settings_is_refused(tmp_path):
-    train(tiny("u2pl", iterations=2), False, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="cannot resume, iterations was 2 and is now 3"):
-        train(tiny("u2pl", iterations=3), False, tmp_path / "a.pt", resume=True)
+    train(tiny("u2pl", 2), False, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="cannot resume, epoch_steps was 2 and is now 3"):
+        train(tiny("u2pl", 3), False, tmp_path / "a.pt", resume=True)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_runs_are_the_same_until_the_head_has_a_say(framework, tmp_path):
-    choices = tiny(framework, iterations=20)
+    choices = tiny(framework, 20)
     without = train(choices, False, tmp_path / "a.pt")
     with_head = train(choices, True, tmp_path / "b.pt")
-    quiet = with_head["phases"].index("learn") + 1  # the first loss of the learn phase moves the next step's weights
-    assert quiet > 4  # the steps before include some with every loss of the baseline
-    for name, values in without["history"].items():
-        early = [value for value in values if value[0] < quiet]
-        assert early == with_head["history"][name][: len(early)]
+    begin = dict(map(reversed, with_head["phases"]))["learn"]  # its loss moves the weights of the step after
+    assert begin > 4
+    for name, values in without["losses"].items():
+        early = [value for value in values if value[0] <= begin + 1]
+        assert early == with_head["losses"][name][: len(early)]
 
 
 def test_shared_weights_start_equal():
     choices = tiny("u2pl")
     without, with_head = (
-        build(choices, 11, choices.iterations, schedule, choices.width).model.state_dict()
-        for schedule in (None, choices.schedule)
+        build(choices, 11, 12, schedule).model.state_dict() for schedule in (None, choices.schedule(12))
     )
     assert all(torch.equal(value, with_head[name]) for name, value in without.items())
 
@@ -178,7 +178,7 @@ def test_shared_weights_start_equal():
         (["--data", "camvid"], "camvid needs root"),
         (["--data", "camvid", "--root", "/nowhere"], "root: no such directory: /nowhere"),
         (["--data", "folder", "--root", "."], "folder needs num_classes"),
-        (["--iters", "0"], "--iters: expected at least 1, found 0"),
+        (["--steps", "0"], "epoch_steps: expected at least 1, found 0"),
         (["--device", "nonsense"], "--device: nonsense cannot be used"),
     ],
 )
@@ -193,8 +193,8 @@ def test_error_of_the_training_process_is_told(tmp_path, capsys):
     out = ["--out", str(tmp_path), "--device", "cpu", "--batch-size", "2"]
     folder = tmp_path / "digits-u2pl-0"
     folder.mkdir()
-    train(tiny("supervised", iterations=2), False, folder / "labels.pt")
-    assert demo.main([*out, "--framework", "u2pl", "--network", "compact", "--iters", "3", "--resume"]) == 2
+    train(tiny("supervised", 2), False, folder / "labels.pt")
+    assert demo.main([*out, "--framework", "u2pl", "--network", "compact", "--steps", "3", "--resume"]) == 2
     assert "cannot resume" in capsys.readouterr().err
 
 

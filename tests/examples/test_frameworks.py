@@ -15,7 +15,7 @@ from brpg_lib.examples.data.augment import IGNORE_INDEX
 from brpg_lib.examples.data.batches import Batch, BatchSource
 from brpg_lib.examples.networks import build_network
 from brpg_lib.examples.networks.base import Prediction
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.recipe import Recipe
 from brpg_lib.examples.trainers import TRAINERS
 from brpg_lib.examples.trainers.base import Trainer
 from brpg_lib.examples.trainers.losses import selected_cross_entropy
@@ -40,7 +40,7 @@ def trainer_of(framework: str, with_head: bool = False) -> Trainer:
 
 
 def batch_of(trainer: Trainer, iteration: int = 0) -> Batch:
-    data = Settings("u2pl", "digits", 0, STEPS, 33, 4).load_data()
+    data = Recipe(data="digits", size=33).load_data()
     return BatchSource(data, 33, 4, 0, trainer.strong_views, colors=trainer.colors)(iteration)
 
 
@@ -166,7 +166,7 @@ def test_the_same_share_of_each_class_teaches(share: float) -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, math.nan, "half"])
 def test_a_wrong_share_is_refused(share: Any) -> None:
     with pytest.raises(ValueError, match="class_share: expected"):
-        Settings("u2pl", "digits", 0, STEPS, 33, 4, class_share=share)
+        Recipe(data="digits", class_share=share)
 
 
 @pytest.mark.parametrize("framework", SEMI_SUPERVISED)

@@ -13,7 +13,7 @@ from trees import SIZE, cityscapes_tree, coco_tree, labels, voc_tree, write_imag
 
 from brpg_lib.examples.data.layouts import CITYSCAPES_IDS, LAYOUTS
 from brpg_lib.examples.data.pets import load_pets
-from brpg_lib.examples.settings import Settings
+from brpg_lib.examples.recipe import Recipe
 
 
 @pytest.fixture
@@ -184,5 +184,5 @@ def test_pets_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_list_to_test_on_lies_in_the_partition_or_beside_it(coco: Path, place: str) -> None:
     listed = coco.parent / "split/val.txt"
     listed.rename(coco.parent / place / "val.txt")
-    settings = Settings("u2pl", "coco", 0, 1, 33, 2, root=str(coco), split=str(coco.parent / "split"))
-    assert counts(settings.load_data()) == [1, 1, 1]
+    recipe = Recipe(data="coco", root=str(coco), split=str(coco.parent / "split"))
+    assert counts(recipe.load_data()) == [1, 1, 1]

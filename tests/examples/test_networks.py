@@ -6,12 +6,12 @@ import timm
 import torch
 from sklearn.datasets import load_sample_image
 
-from brpg_lib.examples import settings
+from brpg_lib.examples.apart import train
 from brpg_lib.examples.data import digits
 from brpg_lib.examples.data.augment import to_float
 from brpg_lib.examples.networks import build_network, efficientnet
 from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
-from brpg_lib.examples.trainers.loop import train
+from brpg_lib.examples.recipe import read_recipe
 
 TRIED = ("compact", "efficientnet_lite0", "resnet50", "xception65", "segformer_b0")
 """One of each kind; the others differ in depth only."""
@@ -117,10 +117,11 @@ def test_weights_that_cannot_be_downloaded_are_told_of(monkeypatch):
 @pytest.mark.parametrize("name", ["resnet50", "segformer_b0"])
 def test_trainers_take_any_network(name, tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "SCENES", {"labeled": 4, "unlabeled": 4, "test": 2})
-    choices = settings.Settings("u2pl", "digits", 0, 3, 33, 2, network=name, feature_dim=8)
-    result = train(choices, True, tmp_path / "run.pt")
+    small = {"framework": "u2pl", "epoch_steps": 3, "size": 33, "batch_size": 2, "feature_dim": 8}
+    recipe = read_recipe("few_labels/digits", {**small, "network": name, "pretrained": False})
+    result = train(recipe, True, tmp_path / "run.pt")
     assert 0 <= result["miou"] <= 100
-    assert result["phases"] == ["collect", "learn", "learn"]
+    assert [name for _, name in result["phases"]] == ["warmup", "collect", "learn"]
 
 
 def test_the_compact_network_cannot_be_pretrained():
