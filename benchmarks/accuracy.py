@@ -19,12 +19,12 @@ from brpg_lib.benchmarks.accuracy_rows import BASELINE
 from brpg_lib.benchmarks.compare.runs import ALL_LABELS, REFERENCES
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.config import SMALL_DATA
-from brpg_lib.examples.apart import result_of, run_apart
-from brpg_lib.examples.options import add_training_options, chosen, setting
-from brpg_lib.examples.processes import usable_device
-from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.recipe import Recipe
-from brpg_lib.examples.trainers import TRAINERS
+from brpg_lib.examples.training.apart import result_of, run_apart
+from brpg_lib.examples.training.frameworks import TRAINERS
+from brpg_lib.examples.training.options import add_training_options, chosen, setting
+from brpg_lib.examples.training.processes import usable_device
+from brpg_lib.examples.training.progress import progress_bar
+from brpg_lib.examples.training.recipe import Recipe
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"

@@ -27,7 +27,7 @@ from brpg_lib.benchmarks.accuracy import HEAD
 from brpg_lib.benchmarks.accuracy_rows import BASELINE
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.benchmarks.tables import Table
-from brpg_lib.examples.networks.efficientnet import VARIABLE
+from brpg_lib.examples.training.networks.efficientnet import VARIABLE
 from brpg_lib.files import write_atomically
 
 STATE = "state.json"

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from brpg_lib import ProjectionHead
-from brpg_lib.examples.networks.base import Segmenter
-from brpg_lib.examples.networks.compact import CompactNet
+from brpg_lib.examples.training.networks.base import Segmenter
+from brpg_lib.examples.training.networks.compact import CompactNet
 
 CHANNELS = 256
 """Channels of the decoder, from which the projection starts."""

@@ -27,9 +27,9 @@ from brpg_lib.benchmarks import command
 from brpg_lib.benchmarks.compare.statistics import mean_with_interval
 from brpg_lib.benchmarks.measure import environment
 from brpg_lib.benchmarks.tables import Table
-from brpg_lib.examples.processes import free_port, joined
-from brpg_lib.examples.recipe import Recipe
-from brpg_lib.examples.trainers.loop import Run
+from brpg_lib.examples.training.loop import Run
+from brpg_lib.examples.training.processes import free_port, joined
+from brpg_lib.examples.training.recipe import Recipe
 from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")

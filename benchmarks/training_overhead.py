@@ -20,11 +20,11 @@ from brpg_lib.benchmarks.networks import network
 from brpg_lib.benchmarks.presets import Preset
 from brpg_lib.benchmarks.step import Inputs, learning_head
 from brpg_lib.benchmarks.tables import Table
-from brpg_lib.examples.data.augment import cutmix, cutmix_boxes
-from brpg_lib.examples.data.batches import Batch
-from brpg_lib.examples.trainers.base import Trainer
-from brpg_lib.examples.trainers.u2pl import U2PLTrainer
-from brpg_lib.examples.trainers.unimatch import UniMatchTrainer
+from brpg_lib.examples.training.data.augment import cutmix, cutmix_boxes
+from brpg_lib.examples.training.data.batches import Batch
+from brpg_lib.examples.training.frameworks.base import Trainer
+from brpg_lib.examples.training.frameworks.u2pl import U2PLTrainer
+from brpg_lib.examples.training.frameworks.unimatch import UniMatchTrainer
 
 TRAINERS: dict[str, type[Trainer]] = {"u2pl": U2PLTrainer, "unimatch": UniMatchTrainer}
 BASELINE, BRANCH, HEAD = "without", "projection branch only", "with the head"

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from brpg_lib.adapters.registry import FRAMEWORKS
-from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
+from brpg_lib.examples.training.data.digits import CLASS_NAMES, DigitScenes
 
 LABELED, UNLABELED, VAL = 4, 8, 2
 SIDE = 66

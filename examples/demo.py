@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from brpg_lib.config import SMALL_DATA
-from brpg_lib.examples.apart import result_of, run_apart
-from brpg_lib.examples.options import add_training_options, chosen
-from brpg_lib.examples.processes import usable_device
-from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.recipe import Recipe
-from brpg_lib.examples.report import NAMES, PAGES, write_report
-from brpg_lib.examples.trainers import TRAINERS
+from brpg_lib.examples.training.apart import result_of, run_apart
+from brpg_lib.examples.training.frameworks import TRAINERS
+from brpg_lib.examples.training.options import add_training_options, chosen
+from brpg_lib.examples.training.processes import usable_device
+from brpg_lib.examples.training.progress import progress_bar
+from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.reports.demo import NAMES, PAGES, write_report
 
 
 def parser() -> argparse.ArgumentParser:

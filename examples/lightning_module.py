@@ -14,9 +14,9 @@ from torch import Tensor
 
 from brpg_lib import FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
 from brpg_lib.distributed import keep_out_of_ddp
-from brpg_lib.examples.data.digits import CLASS_NAMES
-from brpg_lib.examples.data.loaders import digit_loader
 from brpg_lib.examples.own_trainer import CONFIG, self_training_loss, small_fcn, summary
+from brpg_lib.examples.training.data.digits import CLASS_NAMES
+from brpg_lib.examples.training.data.loaders import digit_loader
 
 EPOCHS, STEPS = 8, 16
 

@@ -13,8 +13,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
 from brpg_lib import BRPGConfig, FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.examples.data.digits import CLASS_NAMES
-from brpg_lib.examples.data.loaders import digit_loader
+from brpg_lib.examples.training.data.digits import CLASS_NAMES
+from brpg_lib.examples.training.data.loaders import digit_loader
 
 # torchvision interpolates with align_corners=False, and the head has to know.
 CONFIG = BRPGConfig(queue_size=1000, grid_size=16, loss_weight=0.1, align_corners=False)

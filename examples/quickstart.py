@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.examples.data.augment import to_float
-from brpg_lib.examples.data.digits import CLASS_NAMES, DigitScenes
-from brpg_lib.examples.networks.compact import CompactNet
+from brpg_lib.examples.training.data.augment import to_float
+from brpg_lib.examples.training.data.digits import CLASS_NAMES, DigitScenes
+from brpg_lib.examples.training.networks.compact import CompactNet
 
 STEPS, BATCH = 150, 8
 

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from brpg_lib import FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.examples.data.digits import CLASS_NAMES
-from brpg_lib.examples.data.loaders import digit_loader
 from brpg_lib.examples.own_trainer import CONFIG, self_training_loss, summary
+from brpg_lib.examples.training.data.digits import CLASS_NAMES
+from brpg_lib.examples.training.data.loaders import digit_loader
 
 LAYER = "decode_head.activation"  # after the fusion of all scales; what follows is dropout and the classifier
 

@@ -20,12 +20,12 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
-from brpg_lib.examples.options import setting
-from brpg_lib.examples.processes import Processes, joined, usable_device
-from brpg_lib.examples.progress import progress_bar
-from brpg_lib.examples.recipe import Recipe, presets, read_recipe
-from brpg_lib.examples.train_report import draw
-from brpg_lib.examples.trainers.loop import Run, plan_of
+from brpg_lib.examples.training.loop import Run, plan_of
+from brpg_lib.examples.training.options import setting
+from brpg_lib.examples.training.processes import Processes, joined, usable_device
+from brpg_lib.examples.training.progress import progress_bar
+from brpg_lib.examples.training.recipe import Recipe, presets, read_recipe
+from brpg_lib.examples.training.reports.training import draw
 from brpg_lib.files import write_atomically
 
 LAST, BEST, RESULT, PICTURE, LOGS = "last.pt", "best.pt", "result.json", "report.png", "tensorboard"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from brpg_lib.examples.processes import free_port
+from brpg_lib.examples.training.processes import free_port
 
 PRELOADED = [
     "torch",

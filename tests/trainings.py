@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.training.recipe import Recipe
 
 GAINS = (1.0, 2.0, 3.0)  # Student's interval of their mean: [-0.48, 4.48]
 CLASSES = ("background", "digit", "absent")

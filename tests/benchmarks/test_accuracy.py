@@ -10,7 +10,7 @@ import pytest
 
 from brpg_lib.benchmarks import accuracy, accuracy_report
 from brpg_lib.benchmarks.accuracy_rows import CEILING, FLOOR, Row, differences
-from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.training.recipe import Recipe
 
 
 def made_up(row: Row, seed: int, miou: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from brpg_lib.benchmarks import clustering, features, growth, step, training_ove
 from brpg_lib.benchmarks.command import Options
 from brpg_lib.benchmarks.networks import network
 from brpg_lib.benchmarks.presets import PRESETS
-from brpg_lib.examples.trainers import base
+from brpg_lib.examples.training.frameworks import base
 from brpg_lib.learn import points
 
 PRESET = PRESETS["voc"].scaled("tiny")

@@ -1,8 +1,8 @@
 import torch
 
-from brpg_lib.examples.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes
-from brpg_lib.examples.data.batches import BatchSource
-from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.training.data.augment import IGNORE_INDEX, WeakAugment, cutmix, cutmix_boxes
+from brpg_lib.examples.training.data.batches import BatchSource
+from brpg_lib.examples.training.recipe import Recipe
 
 
 def test_weak_moves_image_and_label_together():

@@ -8,12 +8,14 @@ import time
 import pytest
 import torch
 
-from brpg_lib.examples import apart, demo, quickstart, report
-from brpg_lib.examples.apart import train
-from brpg_lib.examples.data import digits
-from brpg_lib.examples.recipe import read_recipe
-from brpg_lib.examples.trainers import TRAINERS as FRAMEWORKS
-from brpg_lib.examples.trainers.build import build
+from brpg_lib.examples import demo, quickstart
+from brpg_lib.examples.training import apart
+from brpg_lib.examples.training.apart import train
+from brpg_lib.examples.training.build import build
+from brpg_lib.examples.training.data import digits
+from brpg_lib.examples.training.frameworks import TRAINERS as FRAMEWORKS
+from brpg_lib.examples.training.recipe import read_recipe
+from brpg_lib.examples.training.reports import demo as report
 from brpg_lib.files import save_atomically
 
 

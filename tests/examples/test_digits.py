@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from brpg_lib.examples.data.digits import DigitScenes, digit_indices
+from brpg_lib.examples.training.data.digits import DigitScenes, digit_indices
 
 
 def test_scene_is_a_function_of_seed_split_and_index():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from brpg_lib.examples.data.camvid import load_camvid
-from brpg_lib.examples.data.folder import load_folder
-from brpg_lib.examples.data.pairs import Pair, PairDataset
+from brpg_lib.examples.training.data.camvid import load_camvid
+from brpg_lib.examples.training.data.folder import load_folder
+from brpg_lib.examples.training.data.pairs import Pair, PairDataset
 
 
 @pytest.fixture

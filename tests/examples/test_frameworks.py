@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from brpg_lib import BRPGConfig, Phase, PrototypeHead, Schedule
-from brpg_lib.examples.data.augment import IGNORE_INDEX
-from brpg_lib.examples.data.batches import Batch, BatchSource
-from brpg_lib.examples.networks import build_network
-from brpg_lib.examples.networks.base import Prediction
-from brpg_lib.examples.recipe import Recipe
-from brpg_lib.examples.trainers import TRAINERS
-from brpg_lib.examples.trainers.base import Trainer
-from brpg_lib.examples.trainers.losses import selected_cross_entropy
-from brpg_lib.examples.trainers.mean_teacher import PseudoLabels
-from brpg_lib.examples.trainers.second_opinion import KINDS, with_second_opinion
-from brpg_lib.examples.trainers.selection import most_reliable
-from brpg_lib.examples.trainers.u2pl import U2PLTrainer
+from brpg_lib.examples.training.data.augment import IGNORE_INDEX
+from brpg_lib.examples.training.data.batches import Batch, BatchSource
+from brpg_lib.examples.training.frameworks import TRAINERS
+from brpg_lib.examples.training.frameworks.base import Trainer
+from brpg_lib.examples.training.frameworks.losses import selected_cross_entropy
+from brpg_lib.examples.training.frameworks.mean_teacher import PseudoLabels
+from brpg_lib.examples.training.frameworks.second_opinion import KINDS, with_second_opinion
+from brpg_lib.examples.training.frameworks.selection import most_reliable
+from brpg_lib.examples.training.frameworks.u2pl import U2PLTrainer
+from brpg_lib.examples.training.networks import build_network
+from brpg_lib.examples.training.networks.base import Prediction
+from brpg_lib.examples.training.recipe import Recipe
 from brpg_lib.learn.limits import ClassLimits
 
 SEMI_SUPERVISED = sorted(set(TRAINERS) - {"supervised"})

@@ -11,9 +11,9 @@ import pytest
 import torch
 from trees import SIZE, cityscapes_tree, coco_tree, labels, voc_tree, write_image, write_lines
 
-from brpg_lib.examples.data.layouts import CITYSCAPES_IDS, LAYOUTS
-from brpg_lib.examples.data.pets import load_pets
-from brpg_lib.examples.recipe import Recipe
+from brpg_lib.examples.training.data.layouts import CITYSCAPES_IDS, LAYOUTS
+from brpg_lib.examples.training.data.pets import load_pets
+from brpg_lib.examples.training.recipe import Recipe
 
 
 @pytest.fixture

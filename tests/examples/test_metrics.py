@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from brpg_lib.examples.metrics import boundary_band, evaluate, mean_of_present
-from brpg_lib.examples.report import most_changed
+from brpg_lib.examples.training.metrics import boundary_band, evaluate, mean_of_present
+from brpg_lib.examples.training.reports.demo import most_changed
 
 
 def test_iou_by_hand():

@@ -6,12 +6,12 @@ import timm
 import torch
 from sklearn.datasets import load_sample_image
 
-from brpg_lib.examples.apart import train
-from brpg_lib.examples.data import digits
-from brpg_lib.examples.data.augment import to_float
-from brpg_lib.examples.networks import build_network, efficientnet
-from brpg_lib.examples.networks.normalize import MEAN, STD, ImageNetNormalize
-from brpg_lib.examples.recipe import read_recipe
+from brpg_lib.examples.training.apart import train
+from brpg_lib.examples.training.data import digits
+from brpg_lib.examples.training.data.augment import to_float
+from brpg_lib.examples.training.networks import build_network, efficientnet
+from brpg_lib.examples.training.networks.normalize import MEAN, STD, ImageNetNormalize
+from brpg_lib.examples.training.recipe import read_recipe
 
 TRIED = ("compact", "efficientnet_lite0", "resnet50", "xception65", "segformer_b0")
 """One of each kind; the others differ in depth only."""

@@ -24,16 +24,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trees import cityscapes_tree, coco_tree, voc_tree
 
 from brpg_lib.examples import train
-from brpg_lib.examples.data import digits
-from brpg_lib.examples.data.augment import IGNORE_INDEX
-from brpg_lib.examples.data.batches import BatchSource
-from brpg_lib.examples.networks import build_network
-from brpg_lib.examples.networks.base import Prediction
-from brpg_lib.examples.processes import Processes, share_statistics
-from brpg_lib.examples.recipe import presets, read_recipe
-from brpg_lib.examples.trainers.evaluation import predict, windows
-from brpg_lib.examples.trainers.loop import Run
-from brpg_lib.examples.trainers.losses import cross_entropy, half_hard_cross_entropy, hard_cross_entropy
+from brpg_lib.examples.training.data import digits
+from brpg_lib.examples.training.data.augment import IGNORE_INDEX
+from brpg_lib.examples.training.data.batches import BatchSource
+from brpg_lib.examples.training.evaluation import predict, windows
+from brpg_lib.examples.training.frameworks.losses import cross_entropy, half_hard_cross_entropy, hard_cross_entropy
+from brpg_lib.examples.training.loop import Run
+from brpg_lib.examples.training.networks import build_network
+from brpg_lib.examples.training.networks.base import Prediction
+from brpg_lib.examples.training.processes import Processes, share_statistics
+from brpg_lib.examples.training.recipe import presets, read_recipe
 
 TREES = {"voc": voc_tree, "voc_blended": voc_tree, "cityscapes": cityscapes_tree, "coco": coco_tree}
 ALONE = Processes(0, 1, torch.device("cpu"))

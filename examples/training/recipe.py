@@ -1,0 +1,280 @@
+"""What a training is, whoever starts it: one YAML file, which may extend another."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from brpg_lib import BRPGConfig, Schedule
+from brpg_lib.examples.training.data.batches import SegmentationData
+from brpg_lib.examples.training.data.catalog import DATASETS, open_data
+from brpg_lib.examples.training.frameworks import TRAINERS
+from brpg_lib.examples.training.frameworks.losses import LOSSES
+from brpg_lib.examples.training.frameworks.second_opinion import KINDS
+from brpg_lib.examples.training.networks import NAMES
+from brpg_lib.validation import as_value_errors, require, require_number
+
+CONFIGS = Path(__file__).parent / "configs"
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data": DATASETS,
+    "framework": tuple(TRAINERS),
+    "network": NAMES,
+    "loss": tuple(LOSSES),
+    "optimizer": ("sgd", "adamw"),
+    "evaluation": ("whole", "sliding"),
+    "precision": ("float32", "bfloat16", "float16"),
+}
+USUAL_EPOCH = 1000
+"""Steps, to check lengths with before the images are counted."""
+LEAST: dict[str, float] = {
+    "size": 17,
+    "batch_size": 2,
+    "epochs": 1,
+    "learning_rate": 0,
+    "new_factor": 0,
+    "weight_decay": 0,
+    "feature_dim": 1,
+    "seed": 0,
+    "validate_every": 1,
+    "supervised_epochs": 0,
+    "short_side": 1,
+    "epoch_steps": 1,
+    "width": 1,
+    "rise": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All choices of a training; lengths are in epochs.
+
+    Attributes:
+        data: One of :data:`~brpg_lib.examples.training.data.catalog.DATASETS`.
+        root: Directory of the images.
+        splits: Directory that the partition is looked for in.
+        split: The partition.
+        num_classes: Number of classes (``data: folder``).
+        all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
+        framework: ``"mean_teacher"``, ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
+        network: One of :data:`brpg_lib.examples.training.networks.NAMES`.
+        pretrained: Whether its encoder starts from ImageNet weights.
+        width: Of the compact network.
+        size: Side of the square crops; of digit scenes, their size.
+        short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
+        colors: Whether strong views differ in color and sharpness too, or are mixed only; None as the framework has it.
+        batch_size: Labeled, and as many unlabeled, images per step, over all processes.
+        epochs: Length of the training.
+        epoch_steps: Steps of an epoch; None for as many as it takes to see every unlabeled image once.
+        supervised_epochs: Epochs before pseudo labels teach.
+        class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
+            framework's own rule.
+        second_opinion: Whether the prototypes change the pseudo labels: ``"product"`` or ``"agreement"``; None as
+            published.
+        loss: Supervised loss: ``"cross_entropy"``, or ``"half_hard"`` (half of it over hard pixels only).
+        optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
+        learning_rate: Of the encoder at its peak; it decays with ``(1 - i / N) ** 0.9``.
+        rise: Share of the training in which the learning rate rises linearly, before it decays.
+        new_factor: How many times larger it is for everything but the encoder.
+        weight_decay: Weight decay.
+        evaluation: Whole images, or windows of ``size`` that move by two thirds of it.
+        validate_every: Epochs between validations.
+        precision: ``"float32"``, or the type of mixed precision.
+        seed: Of initial weights, order, augmentations and draws.
+        warmup: Epochs before the queues fill.
+        collect: Epochs in which they do.
+        ramp_start: Epoch from which pseudo-labeled points need a growing confidence; None for a sixteenth of all.
+        extrapolate_threshold: Whether they need less and less before it, as published.
+        recluster_every: Epochs between clusterings, or None to cluster once.
+        min_rows: Rows that each class seen needs before the prototypes start.
+        max_collect: With ``min_rows``, epochs of collecting at most.
+        feature_dim: Channels of the representation.
+        head: Fields of :class:`~brpg_lib.BRPGConfig`.
+
+    Raises:
+        ValueError: A value is of the wrong kind or out of range; the message names it.
+    """
+
+    data: str
+    root: str | None = None
+    splits: str | None = None
+    split: str | None = None
+    num_classes: int | None = None
+    all_labels: bool = False
+    framework: str = "u2pl"
+    network: str = "resnet101"
+    pretrained: bool = True
+    width: int = 32
+    size: int = 513
+    short_side: int | None = None
+    colors: bool | None = None
+    batch_size: int = 16
+    epochs: int = 80
+    epoch_steps: int | None = None
+    supervised_epochs: float = 1.0
+    class_share: float | None = None
+    second_opinion: str | None = None
+    loss: str = "half_hard"
+    optimizer: str = "sgd"
+    learning_rate: float = 0.001
+    rise: float = 0.0
+    new_factor: float = 10.0
+    weight_decay: float = 0.0001
+    evaluation: str = "whole"
+    validate_every: int = 1
+    precision: str = "float32"
+    seed: int = 0
+    warmup: float = 1.0
+    collect: float = 1.0
+    ramp_start: float | None = None
+    extrapolate_threshold: bool = False
+    recluster_every: float | None = None
+    min_rows: int = 0
+    max_collect: float | None = None
+    feature_dim: int = 256
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for name, value in vars(self).items():
+            if name != "head":
+                _require_kind(name, value, kinds[name])
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name}: expected one of {', '.join(CHOICES[name])}, found {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}: expected a finite number, found {value}")
+            if name in LEAST and value is not None and value < LEAST[name]:
+                raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
+        if not isinstance(self.head, Mapping):
+            raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
+        with as_value_errors():
+            if self.class_share is not None:
+                require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
+            expected = f"one of {', '.join(KINDS)}, or None"
+            require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
+            _ = self.brpg, self.schedule(self.epoch_steps or USUAL_EPOCH)
+
+    @property
+    def brpg(self) -> BRPGConfig:
+        """The head's hyper-parameters."""
+        return BRPGConfig.from_dict(self.head)
+
+    @property
+    def window(self) -> int | None:
+        """Side of the windows that are evaluated; None where whole images are."""
+        return self.size if self.evaluation == "sliding" else None
+
+    def schedule(self, epoch_iterations: int) -> Schedule:
+        """The head's phases, with epochs of so many iterations."""
+        return Schedule.from_epochs(
+            iters_per_epoch=epoch_iterations,
+            warmup=self.warmup,
+            collect=self.collect,
+            total=self.epochs,
+            ramp_start=None if self.ramp_start is None else min(self.ramp_start, self.epochs),
+            extrapolate_threshold=self.extrapolate_threshold,
+            recluster_every=self.recluster_every,
+            min_rows=self.min_rows,
+            max_collect=self.max_collect,
+        )
+
+    def load_data(self) -> SegmentationData:
+        """The dataset.
+
+        Raises:
+            ValueError: Something is missing or wrong; the message says what.
+        """
+        split = str(Path(self.splits) / self.split) if self.splits and self.split else self.split
+        return open_data(
+            self.data,
+            root=self.root,
+            split=split,
+            num_classes=self.num_classes,
+            size=self.size,
+            seed=self.seed,
+            short_side=self.short_side,
+            all_labels=self.all_labels,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON and checkpoints."""
+        return asdict(self)
+
+
+def _require_kind(name: str, value: object, kind: Any) -> None:
+    allowed = get_args(kind) or (kind,)
+    if float in allowed:
+        allowed += (int,)
+    fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))  # Python takes True for 1
+    if not fits:
+        names = " or ".join("null" if a is type(None) else a.__name__ for a in get_args(kind) or (kind,))
+        advice = " (YAML reads 1e-3 as text: write 0.001)" if float in allowed and isinstance(value, str) else ""
+        raise ValueError(f"{name}: expected {names}, found {value!r}{advice}")
+
+
+def presets() -> list[str]:
+    """Names of the recipes that come with the library."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml"))
+
+
+def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe.
+
+    Args:
+        name: Of a preset, such as ``"voc/classic_92"``, or path of a YAML file.
+        changes: Fields to replace; ``"head.X"`` means field X of the head.
+
+    Raises:
+        ValueError: There is no such file, or something in it is wrong.
+    """
+    path = CONFIGS / f"{name}.yaml" if name in presets() else Path(name)
+    if not path.is_file():
+        close = difflib.get_close_matches(name, presets(), n=3)
+        advice = f"did you mean {' or '.join(close)}?" if close else f"presets: {', '.join(presets())}"
+        raise ValueError(f"{name}: no such preset or file; {advice}")
+    found = _read(path)
+    for key, value in (changes or {}).items():
+        if key.startswith("head."):
+            found["head"] = {**_mapping(found, path), key.removeprefix("head."): value}
+        else:
+            found[key] = value
+    known = [entry.name for entry in fields(Recipe)]
+    for key in found.keys() - set(known):
+        close = difflib.get_close_matches(key, known, n=1)
+        raise ValueError(f"{path}: {key}: no such field" + (f"; did you mean {close[0]}?" if close else ""))
+    if "data" not in found:
+        raise ValueError(f"{path}: data: missing; expected one of {', '.join(DATASETS)}")
+    with as_value_errors(f"{path}: "):
+        return Recipe(**found)
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The fields of a file over those of the one that it extends."""
+    path = path.resolve()
+    if path in seen:
+        raise ValueError(f"{path}: extends itself")
+    try:
+        found = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{seen[-1] if seen else path}: cannot read {path} ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{path}: expected NAME: VALUE lines, found {type(found).__name__}")
+    if "extends" not in found:
+        return found
+    base = _read(path.parent / str(found.pop("extends")), (*seen, path))
+    return {**base, **found, "head": {**_mapping(base, path), **_mapping(found, path)}}
+
+
+def _mapping(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of the head."""
+    head = found.get("head", {})
+    if not isinstance(head, dict):
+        raise ValueError(f"{path}: head: expected fields of BRPGConfig, found {head!r}")
+    return head
