@@ -15,6 +15,7 @@ from brpg_lib.benchmarks import accuracy_rows as table
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:purple")
 LINE, PLAIN = "dimgray", "darkgray"
@@ -40,7 +41,7 @@ def draw_scores(axis: Axes, results: Sequence[dict[str, Any]], rows: Sequence[ta
     for place, row in enumerate(rows):
         values = [r[metric] for r in table.of_row(results, row).values()]
         mean, color = statistics.mean(values), color_of(row, rows)
-        axis.scatter(values, [place] * len(values), color=color, s=22, zorder=3)
+        axis.scatter(values, [place] * len(values), color=[color] * len(values), s=22, zorder=3)
         axis.vlines(mean, place - 0.3, place + 0.3, color=color, linewidth=3, zorder=2)
         if row in (table.FLOOR, table.CEILING):
             axis.axvline(mean, color=LINE, linewidth=1, linestyle=":", zorder=1)
@@ -75,11 +76,14 @@ def draw_classes(axis: Axes, results: Sequence[dict[str, Any]], rows: Sequence[t
         axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
 
 
-def color_of(row: table.Row, rows: Sequence[table.Row], plain: bool = True) -> str:
-    """One color per framework; gray without head where ``plain``."""
+def color_of(row: table.Row, rows: Sequence[table.Row], plain: bool = True) -> tuple[float, float, float]:
+    """One hue per framework, lighter from head to head; gray without head where ``plain``."""
     if row.framework == "supervised":
-        return LINE
+        return to_rgb(LINE)
     frameworks = table.unique(r.framework for r in rows if r.framework != "supervised")
     if plain and row.variant == table.BASELINE:
-        return PLAIN
-    return COLORS[frameworks.index(row.framework) % len(COLORS)]
+        return to_rgb(PLAIN)
+    heads = [r for r in rows if r.framework == row.framework and r.variant != table.BASELINE]
+    lighter = 0.65 * heads.index(row) / len(heads) if row in heads else 0.0
+    red, green, blue = (c + (1 - c) * lighter for c in to_rgb(COLORS[frameworks.index(row.framework) % len(COLORS)]))
+    return red, green, blue
