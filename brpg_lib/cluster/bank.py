@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.cosine import cosine_to_groups
 from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.kernels.vectors import is_finite
@@ -264,8 +265,6 @@ class PrototypeBank(StateModule):
             (if not, the index means nothing).
         """
         slots = self.mask[0].numel()
-        classes = classes.long()
-        known = (classes >= 0) & (classes < self.num_classes)
-        target = torch.where(known, classes, 0)
+        target, known = known_classes(classes, self.num_classes)
         own, slot = cosine.detach().flatten(2).take_along_dim(target[:, None, None], dim=1)[:, 0].max(dim=1)
         return target * slots + slot, known & own.isfinite()

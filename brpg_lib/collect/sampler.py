@@ -12,6 +12,7 @@ from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.collect.pixels import NONE, Pixels, Source, labels_at, probabilities
 from brpg_lib.collect.samples import FALLBACK, HIGH, LOW, Samples
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.kernels.segments import positions_in_group
 from brpg_lib.kernels.vectors import is_finite
@@ -179,9 +180,8 @@ class ConfidenceSampler(StateModule):
         """Pixels that the student predicts right; with the fallback for rare classes, also all that have a class."""
         config = self.config
         assert labeled.logits is not None
-        labels = labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
-        has_class = (labels >= 0) & (labels < self.num_classes)
-        labels = torch.where(has_class, labels, 0)
+        shown = labels_at(labeled.labels, labeled.features.shape[2:]).flatten()
+        labels, has_class = known_classes(shown, self.num_classes)
         probability = probabilities(labeled.logits)
         confidence, predicted = probability.max(dim=1)
         usable = confidence.isfinite() & is_finite(labeled.features).flatten()
@@ -244,12 +244,10 @@ class ConfidenceSampler(StateModule):
     def _follow_confidence(self, labeled: LabeledBatch) -> None:
         """Move the running mean of the ground-truth probability of each class that is present."""
         assert labeled.logits is not None
-        labels = labeled.labels.long()
+        labels, has_class = known_classes(labeled.labels, self.num_classes)
         logits = nn.functional.interpolate(
             labeled.logits.float(), labels.shape[1:], mode="bilinear", align_corners=self.config.align_corners
         )
-        has_class = (labels >= 0) & (labels < self.num_classes)
-        labels = torch.where(has_class, labels, 0)
         true_probability = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
         counted = has_class & true_probability.isfinite()
         # Float32 would lose the small addends of a million pixels.

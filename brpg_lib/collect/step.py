@@ -9,6 +9,7 @@ from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
 from brpg_lib.collect.samples import Samples
+from brpg_lib.kernels.classes import known_classes
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, gather_rows, world_size
 
 
@@ -47,7 +48,6 @@ def _of_all_ranks(samples: Samples, group: ProcessGroup) -> Samples:
 
 def pixels_per_class(labels: Tensor, num_classes: int) -> Tensor:
     """How many pixels of each class ``labels (B, H, W)`` show: ``(C,)`` float32."""
-    labels = labels.long()
-    known = (labels >= 0) & (labels < num_classes)
+    target, known = known_classes(labels, num_classes)
     counts = torch.zeros(num_classes, device=labels.device)
-    return counts.index_add_(0, torch.where(known, labels, 0).flatten(), known.float().flatten())
+    return counts.index_add_(0, target.flatten(), known.float().flatten())

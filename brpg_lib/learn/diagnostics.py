@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.classes import known_classes
 
 DEAD_AFTER = 500
 """Steps with points of its class in which a prototype was never the most similar one, until it counts as dead."""
@@ -58,7 +59,7 @@ def points(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     Returns:
         ``(2,)`` float32.
     """
-    counted = (classes >= 0) & (classes < num_classes)
+    _, counted = known_classes(classes, num_classes)
     right = counted & (similarity.detach().argmax(dim=1) == classes)
     return torch.stack((counted.sum(), right.sum())).float()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.batches import UnlabeledBatch
+from brpg_lib.kernels.classes import known_classes
 from brpg_lib.state import StateModule
 from brpg_lib.validation import require_integer, require_number
 
@@ -101,9 +102,9 @@ class ClassLimits(StateModule):
             return counts
         stride = max(1, min(classes.shape[1:]) // LOOKED_AT)
         classes, confidence = (values[:, ::stride, ::stride].flatten() for values in (classes, confidence))
-        valid = (classes >= 0) & (classes < len(self.values))
-        place = classes.long().masked_fill(~valid, 0) * BINS
-        return counts.index_add_(0, place + (confidence.float() * BINS).long().clamp(0, BINS - 1), valid.float())
+        target, known = known_classes(classes, len(self.values))
+        bins = (confidence.float() * BINS).long().clamp(0, BINS - 1)
+        return counts.index_add_(0, target * BINS + bins, known.float())
 
     def counts_of(self, unlabeled: UnlabeledBatch | None) -> Tensor:
         """:meth:`counts` of a batch, zeros without one."""

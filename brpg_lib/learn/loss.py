@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.validation import (
     MAX_SIZE,
@@ -101,8 +102,7 @@ def _require_weights(weight: Tensor) -> None:
 
 def class_sums(losses: Tensor, weights: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Losses and weights ``(N,)`` of :func:`weighted_losses`, added up by class: ``(C, 2)`` float32."""
-    classes = classes.long()
-    target = torch.where((classes >= 0) & (classes < num_classes), classes, 0)  # a point of no class has no weight
+    target, _ = known_classes(classes, num_classes)  # a point of no class has no weight
     return sums_by_index(torch.stack((losses, weights), dim=1), target, num_classes)
 
 
@@ -139,9 +139,8 @@ def weighted_losses(
         ``(N,)`` float32 loss of each point times its weight, and ``(N,)`` float32 weights; 0 where it does not count.
     """
     num_classes = similarity.shape[1]
-    classes = classes.long()
-    known = (classes >= 0) & (classes < num_classes) & (classes != ignore_index)
-    target = torch.where(known, classes, 0)
+    target, known = known_classes(classes, num_classes)
+    known = known & (classes != ignore_index)
     own = similarity.detach().gather(1, target[:, None])[:, 0]
     counted = known & own.isfinite() & (similarity.detach() < torch.inf).all(dim=1)
     logits = similarity.float().masked_fill(~counted[:, None], 0.0) / temperature

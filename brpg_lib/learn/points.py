@@ -9,6 +9,7 @@ from torch import Tensor
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.kernels import reading
+from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.random import uniform
 from brpg_lib.kernels.vectors import has_direction
 
@@ -95,9 +96,9 @@ def unlabeled_points(
     """
     num_images, height, width = batch.pseudo_labels.shape
     labels = batch.pseudo_labels.flatten()
-    has_class = (labels.long() >= 0) & (labels.long() < num_classes)
+    target, has_class = known_classes(labels, num_classes)
     if isinstance(threshold, Tensor) and threshold.ndim:
-        threshold = threshold[labels.long().masked_fill(~has_class, 0)]
+        threshold = threshold[target]
     confident = (batch.confidence.flatten() >= threshold) & has_class
     # The largest of independent uniform numbers are a uniform draw without replacement.
     scores = torch.where(confident, uniform((len(labels),), key), -1.0)
@@ -112,11 +113,10 @@ def unlabeled_points(
 
 def _usable(features: Tensor, classes: Tensor, num_classes: int, ignore_index: int) -> Points:
     """Take points without a class or a direction out of the count."""
-    classes = classes.long()
-    has_class = (classes >= 0) & (classes < num_classes)
+    _, has_class = known_classes(classes, num_classes)
     usable = has_direction(features)
     return Points(
         features=features,
-        classes=torch.where(has_class & usable, classes, ignore_index),
+        classes=torch.where(has_class & usable, classes.long(), ignore_index),
         dropped=((has_class & ~usable) | (~has_class & (classes != ignore_index))).sum(),
     )
