@@ -56,10 +56,10 @@ class HeadOutput:
     Attributes:
         loss: ``()`` float32 to add to the training loss, ``loss_weight * (labeled_weight * loss_labeled +
             unlabeled_weight * loss_unlabeled)``; 0 with a gradient of 0 outside the learn phase. On several ranks that
-            train, their mean is the mean over the points of all ranks, as is its gradient once DDP has averaged it: a
-            rank with few points has a small one.
-        loss_labeled: ``()`` float32, this rank's part, unweighted.
-        loss_unlabeled: ``()`` float32, this rank's part, unweighted; 0 without unlabeled points.
+            train it is the mean over the points of all ranks, the same everywhere; its gradient is this rank's part,
+            and that mean's once DDP has averaged it: a rank with few points has a small one.
+        loss_labeled: ``()`` float32, its labeled part, unweighted.
+        loss_unlabeled: ``()`` float32, its unlabeled part, unweighted; 0 without unlabeled points.
         phase: The phase of this step.
         metrics: Scalars for a log, as detached ``()`` float32 tensors, with the keys of :data:`METRICS` in every phase.
             In train mode they are over all ranks.

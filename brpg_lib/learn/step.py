@@ -33,7 +33,7 @@ class Losses(NamedTuple):
     """What a step comes to.
 
     Attributes:
-        labeled: ``()`` float32, this rank's part of the mean over all ranks' points, differentiable.
+        labeled: ``()`` float32, mean over all ranks' points, of which this rank's have a gradient.
         unlabeled: Likewise.
         metrics: By name, see :data:`brpg_lib.output.METRICS`.
     """
@@ -153,8 +153,10 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
         "accuracy_unlabeled": accuracy[1],
         "prototypes_used": used,
     }
-    labeled, unlabeled = ranks * balanced_mean(terms, total.terms, point_balance)
-    return Losses(labeled, unlabeled, metrics)
+    own = ranks * balanced_mean(terms, total.terms, point_balance)
+    if ranks > 1:  # the value of all ranks with the gradient of this one, which DDP divides by their number
+        own = own + (mean - own).detach()
+    return Losses(own[0], own[1], metrics)
 
 
 def no_losses(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> Losses:
