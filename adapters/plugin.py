@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brpg_lib import FeatureTap, LabeledBatch, Phase, ProjectionHead, PrototypeHead, UnlabeledBatch
+from brpg_lib import FeatureTap, LabeledBatch, Phase, ProjectionHead, UnlabeledBatch
 from brpg_lib.distributed import rank, world_size
 from brpg_lib.files import written_beside
 from brpg_lib.validation import require
 
 from . import results
-from .settings import Settings, named_as_in_the_yaml
+from .settings import PREFIX, read_section
 
 PATIENCE = 10
 """Losses in a row that no backward pass reaches, before that is an error."""
@@ -41,7 +41,7 @@ class Plugin(nn.Module):
     ``if brpg.enabled``.
 
     Args:
-        section: The yaml's ``brpg:`` section, or ``None``. See :class:`~brpg_lib.adapters.settings.Settings`.
+        section: The yaml's ``brpg:`` section, or ``None``. See :func:`~brpg_lib.adapters.settings.read_section`.
         dataset: The script's name of the dataset, which chooses the preset.
         num_classes: Number of classes C.
         feature_dim: Channels D of the features, unless the section says otherwise.
@@ -67,7 +67,7 @@ class Plugin(nn.Module):
         logger: logging.Logger | None = None,
     ) -> None:
         super().__init__()
-        settings = Settings.from_section(
+        settings = read_section(
             section,
             dataset=dataset,
             epochs=epochs,
@@ -85,16 +85,7 @@ class Plugin(nn.Module):
         if settings is None:
             return
         self._settings = settings
-        with named_as_in_the_yaml():
-            self.head = PrototypeHead(
-                num_classes,
-                settings.feature_dim,
-                settings.schedule,
-                settings.config,
-                seed=settings.seed,
-                queue_dtype=settings.queue_dtype,
-                queue_device=settings.queue_device,
-            )
+        self.head = settings.build(num_classes, prefix=PREFIX)
 
     def tap(
         self, model: nn.Module, *, features: str, logits: str, teacher: nn.Module | None = None, stride: int = 1

@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from brpg_lib.config import SMALL_DATA
 from brpg_lib.examples.training.apart import result_of, run_apart
 from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.options import add_training_options, chosen
@@ -46,7 +45,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     changes: dict[str, Any] = {"framework": arguments.framework, "seed": arguments.seed}
     if arguments.split is not None:
         changes["split"] = arguments.split
-    return chosen(arguments, changes | {f"head.{name}": value for name, value in SMALL_DATA.items()})
+    return chosen(arguments, changes | {"head.preset": "small_data"})
 
 
 def main(argv: list[str] | None = None) -> int:

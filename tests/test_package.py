@@ -88,6 +88,7 @@ LEVELS = (
     ("learn", "timeline"),
     ("head_state",),
     ("head",),
+    ("settings",),
     ("distributed", "projection", "tap", "cli"),
     ("adapters",),
     ("examples",),

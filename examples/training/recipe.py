@@ -18,6 +18,7 @@ from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.frameworks.losses import LOSSES
 from brpg_lib.examples.training.frameworks.second_opinion import KINDS
 from brpg_lib.examples.training.networks import NAMES
+from brpg_lib.settings import config_from
 from brpg_lib.validation import as_value_errors, require, require_number
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -94,7 +95,7 @@ class Recipe:
         min_rows: Rows that each class seen needs before the prototypes start.
         max_collect: With ``min_rows``, epochs of collecting at most.
         feature_dim: Channels of the representation.
-        head: Fields of :class:`~brpg_lib.BRPGConfig`.
+        head: Fields of :class:`~brpg_lib.BRPGConfig`, and ``preset``, which they change.
 
     Raises:
         ValueError: A value is of the wrong kind or out of range; the message names it.
@@ -162,7 +163,7 @@ class Recipe:
     @property
     def brpg(self) -> BRPGConfig:
         """The head's hyper-parameters."""
-        return BRPGConfig.from_dict(self.head)
+        return config_from(self.head, prefix="head.")
 
     @property
     def window(self) -> int | None:

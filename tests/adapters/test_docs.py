@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from brpg_lib.adapters.registry import FRAMEWORKS
-from brpg_lib.adapters.settings import CONFIG_KEYS, SCHEDULE_KEYS
 from brpg_lib.cli import main
+from brpg_lib.settings import CONFIG_KEYS, SCHEDULE_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "adapters/README.md").read_text()
