@@ -148,9 +148,9 @@ class PrototypeBank(StateModule):
         """
         self._check(features)
         with torch.autocast(features.device.type, enabled=False):
-            directions = nn.functional.normalize(self.prototypes.flatten(0, 2), dim=1)
+            directions = nn.functional.normalize(rearrange(self.prototypes, "c g k d -> (c g k) d"), dim=1)
             similarity, cosine = cosine_to_groups(features, directions, self.mask.flatten(), self.num_classes)
-        return similarity, cosine.view(-1, *self.mask.shape)
+        return similarity, rearrange(cosine, "n (c g k) -> n c g k", g=2, k=self.mask.shape[2])
 
     def _check(self, features: Tensor) -> None:
         fits = isinstance(features, Tensor) and features.is_floating_point() and features.ndim == 2

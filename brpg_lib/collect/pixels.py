@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from brpg_lib.collect.samples import Samples
@@ -41,7 +42,7 @@ class Source(NamedTuple):
 
 def probabilities(logits: Tensor) -> Tensor:
     """Class probabilities ``(B * h * w, C)`` float32."""
-    return logits.float().softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+    return rearrange(logits.float().softmax(dim=1), "b c h w -> (b h w) c")
 
 
 def labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
@@ -236,15 +237,16 @@ class FeatureQueue(StateModule):
         longest = max(1, int(self.rows.max()))
         if self.features.shape[2] < longest:
             self._allocate()
-        return self.features[:, :, :longest].flatten(0, 1), self.rows[:, : self.num_groups].flatten()
+        rows = rearrange(self.rows[:, : self.num_groups], "c s -> (c s)")
+        return rearrange(self.features[:, :, :longest], "c s n d -> (c s) n d"), rows
 
     def stored_confidence(self) -> Tensor:
         """Confidence of the rows of :meth:`stored`: ``(C * S, n)`` float32."""
-        return self.confidence[:, :, : max(1, int(self.rows.max()))].flatten(0, 1)
+        return rearrange(self.confidence[:, :, : max(1, int(self.rows.max()))], "c s n -> (c s) n")
 
     def per_group(self, values: Tensor, fill: float | bool) -> Tensor:
         """Values ``(C * S, ...)`` of the stored groups as ``(C, 2, ...)``, with ``fill`` for a group not stored."""
-        values = values.unflatten(0, (self.num_classes, self.num_groups))
+        values = rearrange(values, "(c s) ... -> c s ...", s=self.num_groups)
         return values if self.num_groups == 2 else torch.cat((values, torch.full_like(values, fill)), dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from brpg_lib.cluster.bank import PrototypeBank
@@ -26,7 +27,7 @@ def within_class_similarity(prototypes: Tensor, mask: Tensor) -> tuple[Tensor, T
         ``()`` float32 mean cosine similarity of pairs of prototypes of one class, 0 where no class has two, and ``()``
         int64 number of prototypes that have collapsed onto an earlier one of their class.
     """
-    directions = nn.functional.normalize(prototypes.flatten(1, 2), dim=-1)
+    directions = nn.functional.normalize(rearrange(prototypes, "c g k d -> c (g k) d"), dim=-1)
     exists = mask.flatten(1)
     pairs = (exists[:, :, None] & exists[:, None]).triu(diagonal=1)
     similarity = directions @ directions.mT

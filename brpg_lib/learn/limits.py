@@ -7,6 +7,7 @@ from these alone forgets the hard ones.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from brpg_lib.batches import UnlabeledBatch
@@ -121,7 +122,7 @@ class ClassLimits(StateModule):
         """
         if self.share is None:
             return
-        at_least = counts.view(-1, BINS).flip(1).cumsum(1).flip(1)
+        at_least = rearrange(counts, "(c bins) -> c bins", bins=BINS).flip(1).cumsum(1).flip(1)
         total = at_least[:, 0]
         highest = (at_least >= self.share * total[:, None]).sum(1) - 1
         now = (highest / BINS).clamp(min=SEEN)
