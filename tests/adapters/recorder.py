@@ -65,6 +65,7 @@ def record(plugin_forward: Any, folder: Path, kill_at: int) -> Any:
             "weak": len(args) > 1 and args[1] is not None and args[1].weak_features is not None,
             "phase": self._phase.value if self._phase else None,
             "loss": loss.item(),
+            "images": digest([args[0].features.detach(), args[0].labels]),
             "requires_grad": loss.requires_grad,
             "after": state(self),
             "prototypes": int(self.head.bank.mask.sum()),

@@ -103,7 +103,7 @@ def test_the_diff_can_be_applied(unimatch: Path, capsys: pytest.CaptureFixture[s
     assert script.read_text() == (unimatch / "unimatch_brpg.py").read_text()
 
 
-def test_edits_elsewhere_and_mends_done_already_do_not_matter(framework: str, checkout: Path) -> None:
+def test_edits_elsewhere_and_fixes_done_already_do_not_matter(framework: str, checkout: Path) -> None:
     for script in FRAMEWORKS[framework].scripts:
         path = checkout / script
         text = path.read_text()
@@ -122,7 +122,7 @@ def test_edits_elsewhere_and_mends_done_already_do_not_matter(framework: str, ch
     assert main(["patch", framework, str(checkout), "--check"]) == 0
 
 
-def test_mends_upstream_bugs_on_demand(framework: str, checkout: Path) -> None:
+def test_fixes_upstream_bugs_on_demand(framework: str, checkout: Path) -> None:
     script = next(iter(FRAMEWORKS[framework].scripts))
     (name,) = FRAMEWORKS[framework].fixes
     plain, fixed = checkout / "plain.py", checkout / "fixed.py"

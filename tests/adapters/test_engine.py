@@ -201,7 +201,7 @@ def test_all_problems_are_counted() -> None:
         patch(SOURCE, edits)
 
 
-def test_mends_are_optional_and_done_everywhere() -> None:
+def test_fixes_are_optional_and_done_everywhere() -> None:
     source = "a, b = iter(x), iter(x)\nc = a.next()\nd = [a.next()]\n"
     edit = Replace(anchor="a.next()", code="next(a)", optional=True)
     assert patch(source, [edit]) == "a, b = iter(x), iter(x)\nc = next(a)\nd = [next(a)]\n"
