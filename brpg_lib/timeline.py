@@ -57,8 +57,11 @@ class Timeline(StateModule):
         self._counted, self._settled_with = iteration, None
 
     def reset_clock(self, device: torch.device) -> None:
-        """A new clock on a device: the one before may have had no values (meta device)."""
-        self.clock = torch.zeros((), dtype=torch.int64, device=device)
+        """Set the clock to 0 where it is, as a CUDA graph may read it; a new one if it had no values (meta device)."""
+        if self.clock.device == device:
+            self.clock.zero_()
+        else:
+            self.clock = torch.zeros((), dtype=torch.int64, device=device)
 
     def phase(self, iteration: int, bank: PrototypeBank, queue: FeatureQueue, seen: Tensor) -> Phase:
         """Phase of an iteration: the schedule's, or collect for longer, where ``Schedule.min_rows`` asks for it.

@@ -320,3 +320,18 @@ def test_reading_has_no_effects(recwarn: pytest.WarningsRecorder, monkeypatch: p
 def test_a_head_without_values_can_be_shown() -> None:
     with torch.device("meta"):
         assert "num_classes=3" in repr(head().to("meta"))
+
+
+def test_loading_replaces_no_buffer() -> None:
+    """A captured CUDA graph reads the memory that it knows."""
+    module, other = (
+        run(head(fixed_threshold_classes=(1,), class_adaptive=(0.2, 0.9)), 9),
+        run(head(fixed_threshold_classes=(1,), class_adaptive=(0.2, 0.9)), 7),
+    )
+    assert module.settled
+    assert other.settled
+    before = {name: buffer.data_ptr() for name, buffer in module.named_buffers()}
+    module.load_state_dict(saved(other))
+    assert {name: buffer.data_ptr() for name, buffer in module.named_buffers()} == before
+    assert module.iteration == 7
+    assert_goes_on(other, module)

@@ -277,6 +277,8 @@ class FeatureQueue(StateModule):
             own = getattr(self, name)
             axis = 1 if name.startswith("fallback") else 2
             fits = value.ndim == own.ndim and value.shape[axis] <= capacity
+            if value.shape == own.shape:
+                continue
             if fits and value.shape[:axis] == own.shape[:axis] and value.shape[axis + 1 :] == own.shape[axis + 1 :]:
                 setattr(self, name, own.new_zeros(value.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

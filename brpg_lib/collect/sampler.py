@@ -68,6 +68,7 @@ class ConfidenceSampler(StateModule):
 
     thresholds: Tensor
     draws: Tensor
+    _fixed: Tensor
 
     def __init__(
         self,
@@ -119,7 +120,11 @@ class ConfidenceSampler(StateModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._fixed = self._fixed_classes(self.thresholds.device)  # on the meta device it had no values
+        fixed = self._fixed_classes(self.thresholds.device)  # on the meta device it had no values
+        if self._fixed.device == fixed.device:
+            self._fixed.copy_(fixed)
+        else:
+            self._fixed = fixed
 
     def reset(self) -> None:
         """Forget what was seen: thresholds and draws are those of a new sampler."""
@@ -132,7 +137,6 @@ class ConfidenceSampler(StateModule):
         constant = torch.full_like(self.thresholds, config.confidence_threshold)
         if config.class_adaptive is None:
             return constant
-        assert isinstance(self._fixed, Tensor)
         return torch.where(self._fixed, constant, self.thresholds.clamp(*config.class_adaptive))
 
     @torch.no_grad()
