@@ -107,7 +107,7 @@ class PrototypeHead(HeadState):
                 self._prepare(labeled, unlabeled, phase, current, now)
         output = self._step(labeled, unlabeled, phase, now)
         if self.training:
-            self.timeline.move_to(current + 1, self.bank)
+            self.timeline.move_to(current + 1, self.bank, self.seen)
         return output
 
     def _prepare(
@@ -140,8 +140,8 @@ class PrototypeHead(HeadState):
         """Cluster the queues of all classes, or of those ``among (C,)`` that are ready."""
         fresh = new_generation(self.queue, self.splitter, self.clusterer, self.bank, among)
         self.idle.masked_fill_(fresh, 0)
-        if all(self.bank.present) and self.schedule.recluster_every is None:
-            self.queue.release()  # nothing will read it again
+        if self.schedule.recluster_every is None and not bool(self._missing().any()):
+            self.queue.release()  # nothing will read it again, unless a class comes that was never seen
 
     def _step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, now: Tensor) -> HeadOutput:
         """The loss of one step and the momentum update, without a look at the host's clock."""
@@ -166,8 +166,8 @@ class PrototypeHead(HeadState):
     def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, now: Tensor, threshold: Tensor) -> Losses:
         """Measure, exchange, finish."""
         key = fold(now, self.seed, self.team.rank)
-        # Once no class is missing, none is counted.
-        count = not self.settled
+        # Once every class has prototypes, none is counted.
+        count = not (self.settled and self.timeline.complete)
         pixels = pixels_per_class(labeled.labels, self.num_classes) if count else torch.zeros_like(self.limits.values)
         own = measure(
             points_of(labeled, unlabeled, threshold, key, self.num_classes, self.config),
@@ -193,9 +193,15 @@ class PrototypeHead(HeadState):
     def _report(self, health: Mapping[str, Tensor]) -> None:
         """Say, without waiting for it, that ranks are out of step (always) or prototypes in a bad state (once)."""
         named = [health[name] for name in diagnostics.LOOKED_AT]
-        device = self.dropped.device
-        found = self._reader.read(device, lambda: torch.cat((self.team.in_step.float(), torch.stack(named))))
+
+        def values() -> Tensor:
+            return torch.cat((self.team.in_step.float(), torch.stack([*named, self._missing().any().float()])))
+
+        found = self._reader.read(self.dropped.device, values)
         if found is not None:
             self.team.require_in_step(found[:3] > 0)
-            for name, text in diagnostics.warnings_about(*map(int, found[3:].tolist())).items():
+            *numbers, missing = map(int, found[3:].tolist())
+            for name, text in diagnostics.warnings_about(*numbers).items():
                 self._warnings.warn(name, text)
+            if missing and self.settled:
+                self.timeline.unsettle()

@@ -22,7 +22,7 @@ from brpg_lib.notices import LateReader, OneTimeWarnings
 from brpg_lib.ranks.collectives import ProcessGroup
 from brpg_lib.ranks.team import Team
 from brpg_lib.schedule import Phase, Schedule
-from brpg_lib.timeline import Timeline
+from brpg_lib.timeline import Timeline, missing_classes
 from brpg_lib.validation import MAX_COUNT, require, require_device, require_instance, require_integer
 
 
@@ -134,10 +134,12 @@ class HeadState(Resumable):
 
     @property
     def settled(self) -> bool:
-        """Whether only the learn step is left to do: every class has prototypes, and no reclustering is due.
+        """Whether only the learn step is left to do: every class seen has prototypes, and no reclustering is due.
 
         From then on a call never waits for the device: the iteration is a tensor, and the call can be compiled
-        (``torch.compile(head, fullgraph=True)``) or captured in a CUDA graph.
+        (``torch.compile(head, fullgraph=True)``) or captured in a CUDA graph. A class that the labels show for the
+        first time ends this until it has prototypes: at once on the CPU, within a hundred eager calls on CUDA. (A
+        replayed graph cannot notice it.)
         """
         return self.timeline.settled(self.bank)
 
@@ -155,7 +157,7 @@ class HeadState(Resumable):
 
     def _missing(self) -> Tensor:
         """Classes ``(C,)`` that the labels have shown, and that have no prototypes yet."""
-        return self.seen & ~torch.tensor(self.bank.present, device=self.seen.device)
+        return missing_classes(self.bank, self.seen)
 
     def _all_settings(self) -> dict[str, Any]:
         """What the ranks of a training have to have in common."""

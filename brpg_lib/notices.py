@@ -39,9 +39,9 @@ class OneTimeWarnings:
 class LateReader:
     """Reads small tensors without waiting for their device.
 
-    On the CPU each call gives the values back at once. On CUDA every :data:`EVERY` calls begin a copy into host memory,
-    and the first call that finds it complete gives it back. In between, under ``torch.compile`` and while a CUDA graph
-    is captured, there is nothing to read.
+    On the CPU each call gives the values back at once. On CUDA every :data:`EVERY`-th call begins a copy into host
+    memory and gives back the copy begun so many calls before, so that all ranks read the same values in the same step.
+    In between, under ``torch.compile`` and while a CUDA graph is captured, there is nothing to read.
     """
 
     EVERY = 50
@@ -67,15 +67,17 @@ class LateReader:
             return values()
         if not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing():
             return None
-        found = None
-        if self._copy is not None and self._copy[1].query():
-            found, self._copy = self._copy[0], None
-        if self._copy is None and self._calls % self.EVERY == 0:
-            there = values()
-            here = torch.empty(there.shape, dtype=there.dtype, device="cpu", pin_memory=True)
-            event = torch.cuda.Event()
-            here.copy_(there, non_blocking=True)
-            event.record()
-            self._copy = here, event
         self._calls += 1
+        if self._calls % self.EVERY != 1:
+            return None
+        found = None
+        if self._copy is not None:
+            here, event = self._copy
+            event.synchronize()  # done long ago
+            found = here
+        there = values()
+        here, event = torch.empty(there.shape, dtype=there.dtype, pin_memory=True), torch.cuda.Event()
+        here.copy_(there, non_blocking=True)
+        event.record()
+        self._copy = here, event
         return found

@@ -15,14 +15,18 @@ class Timeline(StateModule):
     """Counts the calls of a head.
 
     A training has two parts. At first the host decides from values what a call does, and counts the iterations itself.
-    Once every class has prototypes and no further clustering is due, the training is *settled*: each call does the
-    same, and the iteration is counted on the device, so that the host never waits for it.
+    Once every class seen has prototypes and no further clustering is due, the training is *settled*: each call does the
+    same, and the iteration is counted on the device, so that the host never waits for it. A class that no label has
+    shown yet does not hold this back; when one comes, the training is not settled any longer until it has prototypes.
 
     Buffers:
         clock: ``()`` int64, the iteration once settled. Not saved: the checkpoint has the iteration as a number.
 
     Args:
         schedule: Lengths of the phases.
+
+    Attributes:
+        complete: Whether every class had prototypes when the training settled.
     """
 
     clock: Tensor
@@ -32,6 +36,7 @@ class Timeline(StateModule):
         self.schedule = schedule
         self._counted = 0
         self._settled_with: tuple[int, int] | None = None
+        self.complete = False
         self.register_buffer("clock", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
@@ -45,12 +50,24 @@ class Timeline(StateModule):
             torch.compiler.is_compiling() or self._settled_with == bank.mask_version
         )
 
-    def move_to(self, iteration: int, bank: PrototypeBank) -> None:
-        """Make ``iteration`` the next one; from where nothing is left to decide, the device counts."""
-        decided = self.schedule.phase(iteration) is Phase.LEARN and self.schedule.recluster_every is None
+    def move_to(self, iteration: int, bank: PrototypeBank, seen: Tensor) -> None:
+        """Make ``iteration`` the next one; from where nothing is left to decide, the device counts.
+
+        Args:
+            iteration: From 0.
+            bank: The prototypes so far.
+            seen: ``(C,)`` bool, classes that the labels have shown.
+        """
         self._counted = iteration
         self.clock.fill_(iteration)
-        self._settled_with = bank.mask_version if decided and all(bank.present) else None
+        decided = self.schedule.phase(iteration) is Phase.LEARN and self.schedule.recluster_every is None
+        decided = decided and any(bank.present) and not bool(missing_classes(bank, seen).any())
+        self._settled_with = bank.mask_version if decided else None
+        self.complete = decided and all(bank.present)
+
+    def unsettle(self) -> None:
+        """Let the host decide again: a class has come that has no prototypes. Waits for the device."""
+        self._counted, self._settled_with = self.iteration, None
 
     def go_on_at(self, iteration: int) -> None:
         """Make ``iteration``, from a checkpoint, the next one, and decide anew."""
@@ -105,3 +122,8 @@ class Timeline(StateModule):
         elapsed = iteration - self.schedule.warmup - self.schedule.collect
         period = self.schedule.recluster_every
         return period is not None and elapsed > 0 and elapsed % period == 0
+
+
+def missing_classes(bank: PrototypeBank, seen: Tensor) -> Tensor:
+    """Classes ``(C,)`` bool that the labels have shown, and that have no prototypes."""
+    return seen & ~bank.mask.flatten(1).any(1)

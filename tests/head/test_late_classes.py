@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from builders import (
+    CLASSES,
     Batches,
     assert_sound,
     fresh,
@@ -158,3 +159,17 @@ def test_min_rows_that_no_queue_can_hold_is_refused() -> None:
     with pytest.raises(ValueError, match=r"schedule\.min_rows: expected .*, found 31"):
         head(min_rows=31, queue_size=30)
     head(min_rows=30, queue_size=30)
+
+
+def test_a_class_never_seen_does_not_hold_back_and_may_come_late() -> None:
+    module = run(head(num_classes=CLASSES + 1), 9, absent=(CLASSES,))
+    assert module.bank.present == [True] * CLASSES + [False]
+    assert module.settled
+    assert module.queue.features.numel() == 0
+    out, first, second = step(module)
+    assert_sound(out, first, second)
+    assert not module.settled, "a class has come"
+    assert module.samples_weak_views
+    run(module, 3)
+    assert module.bank.present == [True] * (CLASSES + 1)
+    assert module.settled
