@@ -115,6 +115,7 @@ class PrototypeHead(HeadState):
     ) -> None:
         """Fill the queues, and make prototypes where it is time."""
         self.team.compare_once(self._all_settings)
+        self.clusterer.prepare(self.queue)
         can_sample = labeled.logits is not None
         activity = self.timeline.activity(phase, self.bank, self.queue, self._missing(), can_sample)
         if activity is Activity.LEARN:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
+from brpg_lib.kernels import lloyd
 from brpg_lib.kernels.kmeans import kmeans
 from brpg_lib.kernels.random import fold
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, share_of
@@ -86,6 +87,15 @@ class OnlineClusterer(StateModule):
         self.seed = seed
         self.process_group = process_group
         self.used_backend: str | None = None
+
+    def prepare(self, queue: FeatureQueue) -> None:
+        """Try, and compile, what will cluster such a queue: early, where a failure costs nothing.
+
+        Args:
+            queue: Empty or not.
+        """
+        if self.config.backend is None:
+            lloyd.choose(queue.features[:1, 0], 1)
 
     @torch.no_grad()
     def forward(self, queue: FeatureQueue, num_prototypes: Tensor) -> Prototypes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -161,7 +162,7 @@ def test_threads_do_not_matter() -> None:
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_fastest_backend_that_fits(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    monkeypatch.setattr(lloyd, "installed", lambda name: installed)
+    monkeypatch.setattr(lloyd, "launches", lambda name, device, dtype: installed)
     fast = {"cpu": "numba", "cuda": "triton"} if installed else {"cpu": "torch", "cuda": "torch"}
     for device, backend in fast.items():
         rows = torch.empty(2, 3, 8, device="meta")
@@ -171,6 +172,35 @@ def test_the_fastest_backend_that_fits(monkeypatch: pytest.MonkeyPatch, installe
         assert lloyd.choose(rows.half(), 3) == half
     assert lloyd.choose(torch.empty(2, 3, 2048, device="meta"), 3) == "torch"
     assert lloyd.choose(torch.empty(2, 3, 8, device="meta"), 17) == "torch"
+
+
+@pytest.fixture
+def nothing_tried() -> Iterator[None]:
+    """Backends are tried anew."""
+    lloyd.launches.cache_clear()
+    yield
+    lloyd.launches.cache_clear()
+
+
+def test_a_backend_that_fails_is_left_out_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, nothing_tried: None
+) -> None:
+    def broken(backend: str) -> None:
+        raise OSError("no C compiler")
+
+    monkeypatch.setattr(lloyd, "installed", lambda name: True)
+    monkeypatch.setattr(lloyd, "load", broken)
+    with pytest.warns(UserWarning, match=r"does without numba, .* fails on cpu: no C compiler") as caught:
+        found = [lloyd.choose(torch.zeros(1, 4, 2), 2) for _ in range(3)]
+    assert found == ["torch"] * 3
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_backends_that_work_are_found_to(backend: str) -> None:
+    if not lloyd.installed(backend):
+        pytest.skip(f"needs {backend}")
+    assert lloyd.launches(backend, torch.device("cpu"), torch.float32)
 
 
 COMPILE = """
@@ -199,7 +229,7 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_broken_backend_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_backend_is_done_without(monkeypatch: pytest.MonkeyPatch, nothing_tried: None) -> None:
     def fail(backend: str) -> None:
         raise OSError(f"{backend}: no libsvml")
 

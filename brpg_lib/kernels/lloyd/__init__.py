@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from brpg_lib.config import BACKENDS
 from brpg_lib.kernels.lloyd.interface import Lloyd, LloydFactory, Pass
 from brpg_lib.kernels.optional import works
+from brpg_lib.notices import warn
 
-__all__ = ["BACKENDS", "Lloyd", "LloydFactory", "Pass", "choose", "installed", "load"]
+__all__ = ["BACKENDS", "Lloyd", "LloydFactory", "Pass", "choose", "installed", "launches", "load"]
 
 MIN_TRITON = (3, 2)
 MAX_TRITON_CLUSTERS, MAX_TRITON_DIM = 16, 1024
@@ -19,11 +22,33 @@ def choose(rows: Tensor, max_clusters: int) -> str:
     """The fastest backend for these rows: one of :data:`BACKENDS`."""
     device = _device_type(rows)
     fits_triton = max_clusters <= MAX_TRITON_CLUSTERS and rows.shape[-1] <= MAX_TRITON_DIM
-    if device == "cuda" and fits_triton and installed("triton"):
+    if device == "cuda" and fits_triton and launches("triton", rows.device, rows.dtype):
         return "triton"
-    if device == "cpu" and rows.dtype == torch.float32 and installed("numba"):
+    if device == "cpu" and rows.dtype == torch.float32 and launches("numba", rows.device, rows.dtype):
         return "numba"
     return "torch"
+
+
+@cache
+def launches(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a backend is installed and clusters four rows of a type on a device; warns where only the last fails.
+
+    What fails here (no C compiler, an old driver) would otherwise end a training when it clusters, an hour in.
+    """
+    if not installed(backend):
+        return False
+    try:
+        rows = torch.zeros(1, 4, 2, device=device, dtype=dtype)
+        count, shift = torch.tensor([4], device=device), torch.zeros(1, 2, device=device)
+        centers = torch.tensor([[[[0.0, 0.0], [9.0, 9.0]]]], device=device)
+        allowed, active = (torch.ones(1, size, dtype=torch.bool, device=device) for size in (2, 1))
+        found = load(backend)(rows, count, shift, None)(centers, allowed, active).counts.flatten().tolist()
+        if found != [4.0, 0.0]:
+            raise RuntimeError(f"expected clusters of 4 and 0 rows, found {found}")
+    except Exception as error:
+        warn(f"brpg_lib does without {backend}, which is installed but fails on {device}: {error}")
+        return False
+    return True
 
 
 def installed(backend: str) -> bool:
