@@ -15,7 +15,6 @@ from brpg_lib.benchmarks import accuracy_rows as table
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:purple")
 LINE, PLAIN = "dimgray", "darkgray"
@@ -23,14 +22,16 @@ LINE, PLAIN = "dimgray", "darkgray"
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes the picture."""
-    rows = table.rows(results)
+    rows, classes = table.rows(results), results[0]["class_names"]
     names = max(len(row.name) for row in rows)
-    height = 1.8 + 0.34 * max(len(rows), len(results[0]["class_names"]))
-    figure, axes = plt.subplots(1, 3, figsize=(13 + 0.06 * names, height), layout="constrained")
+    size = (10 + 0.06 * names + 0.5 * len(classes), 2.2 + 0.32 * len(rows))
+    widths = (1.0, 1.0, max(1.0, 0.13 * len(classes)))
+    figure, axes = plt.subplots(1, 3, figsize=size, layout="constrained", width_ratios=widths)
     for axis, (metric, name) in zip(axes, table.METRICS.items(), strict=False):
         draw_scores(axis, results, rows, metric)
         axis.set_title(name, fontsize=11)
-    axes[1].set_yticklabels([])
+    for axis in axes[1:]:
+        axis.set_yticklabels([])
     draw_classes(axes[2], results, rows)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -41,49 +42,40 @@ def draw_scores(axis: Axes, results: Sequence[dict[str, Any]], rows: Sequence[ta
     for place, row in enumerate(rows):
         values = [r[metric] for r in table.of_row(results, row).values()]
         mean, color = statistics.mean(values), color_of(row, rows)
-        axis.scatter(values, [place] * len(values), color=[color] * len(values), s=22, zorder=3)
+        axis.scatter(values, [place] * len(values), color=color, s=22, zorder=3)
         axis.vlines(mean, place - 0.3, place + 0.3, color=color, linewidth=3, zorder=2)
         if row in (table.FLOOR, table.CEILING):
             axis.axvline(mean, color=LINE, linewidth=1, linestyle=":", zorder=1)
     axis.set(yticks=range(len(rows)), yticklabels=[row.name for row in rows], xlabel="percent")
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.5, -0.5)  # as the classes beside it
     axis.grid(axis="x", alpha=0.3)
 
 
 def draw_classes(axis: Axes, results: Sequence[dict[str, Any]], rows: Sequence[table.Row]) -> None:
-    """Mean gain of each class: unlabeled images over labels alone (hollow), the head over its framework (filled)."""
+    """Mean gain of each class over what a row builds on: labels alone for a framework, the framework for a head."""
     names = results[0]["class_names"]
-    shown = [row for row in rows if row.framework != "supervised"]
-    width = 0.8 / max(1, len(shown))
-    for index, row in enumerate(shown):
-        gains = [table.class_gains(results, row, c) for c in range(len(names))]
-        means = [statistics.mean(values) if values else np.nan for values in gains]
-        plain = row.variant == table.BASELINE
-        axis.barh(
-            np.arange(len(names)) + (index - (len(shown) - 1) / 2) * width,
-            means,
-            height=width,
-            color="white" if plain else color_of(row, rows),
-            edgecolor=color_of(row, rows, plain=False),
-            label=f"{row.name}, over {row.base.name if row.base else ''}",
-        )
-    axis.axvline(0, color=LINE, linewidth=1)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="points of IoU")
-    axis.set_title("Gain per class, mean over runs", fontsize=11)
-    axis.invert_yaxis()
-    axis.grid(axis="x", alpha=0.3)
-    if shown:
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
+    gains = np.full((len(rows), len(names)), np.nan)
+    for place, row in enumerate(rows):
+        for c in range(len(names)):
+            values = table.class_gains(results, row, c)
+            if values and row != table.CEILING:
+                gains[place, c] = statistics.mean(values)
+    limit = max(1.0, float(np.nanmax(np.abs(gains)))) if np.isfinite(gains).any() else 1.0
+    axis.imshow(gains, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for place, c in zip(*np.nonzero(np.isfinite(gains)), strict=True):
+        value = gains[place, c]
+        color = "white" if abs(value) > 0.6 * limit else "black"
+        axis.text(c, place, f"{value:+.1f}", ha="center", va="center", fontsize=7, color=color)
+    axis.set(yticks=range(len(rows)), yticklabels=[""] * len(rows), xticks=range(len(names)), xlabel="points of IoU")
+    axis.set_xticklabels(names, rotation=45, ha="right", fontsize=8)
+    axis.set_title("Gain of each class over what the row builds on", fontsize=11)
 
 
-def color_of(row: table.Row, rows: Sequence[table.Row], plain: bool = True) -> tuple[float, float, float]:
-    """One hue per framework, lighter from head to head; gray without head where ``plain``."""
+def color_of(row: table.Row, rows: Sequence[table.Row]) -> str:
+    """One color per framework with a head; gray without."""
     if row.framework == "supervised":
-        return to_rgb(LINE)
+        return LINE
+    if row.variant == table.BASELINE:
+        return PLAIN
     frameworks = table.unique(r.framework for r in rows if r.framework != "supervised")
-    if plain and row.variant == table.BASELINE:
-        return to_rgb(PLAIN)
-    heads = [r for r in rows if r.framework == row.framework and r.variant != table.BASELINE]
-    lighter = 0.65 * heads.index(row) / len(heads) if row in heads else 0.0
-    red, green, blue = (c + (1 - c) * lighter for c in to_rgb(COLORS[frameworks.index(row.framework) % len(COLORS)]))
-    return red, green, blue
+    return COLORS[frameworks.index(row.framework) % len(COLORS)]
