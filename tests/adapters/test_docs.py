@@ -117,7 +117,7 @@ def test_the_adapter_for_another_framework(tmp_path: Path, capsys: pytest.Captur
         assert done.returncode == 0, done.stderr
         losses[name] = [json.loads(line) for line in done.stdout.splitlines()]
     assert losses["original"] == losses["disabled"]
-    assert losses["enabled"][:8] == losses["original"][:8], "warm-up and collect change nothing"
+    assert losses["enabled"][:8] == pytest.approx(losses["original"][:8], rel=1e-6), "only the learn phase has a loss"
     learn = zip(losses["enabled"][8:], losses["original"][8:], strict=True)
     assert all(with_head > without for with_head, without in learn)
     assert (tmp_path / "enabled.brpg.pth").is_file()
