@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from brpg_lib.fields import PlainFields
 from brpg_lib.validation import (
     MAX_SIZE,
     require,
     require_bool,
     require_choice,
     require_integer,
-    require_known,
     require_number,
     require_pair,
     require_type,
@@ -31,7 +31,7 @@ SMALL_DATA: Mapping[str, Any] = {"pseudo_label_share": 0.5, "loss_weight": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BRPGConfig:
+class BRPGConfig(PlainFields):
     """Hyper-parameters of boundary-refined prototype generation, in the paper's terms.
 
     >>> BRPGConfig(temperature=0.2, num_prototypes=(3, 2)).num_prototypes
@@ -217,21 +217,6 @@ class BRPGConfig:
         (0.5, 0.3, 0.2)
         """
         return cls(**(dict(SMALL_DATA) | overrides))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON types (tuples become lists)."""
-        fields = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> BRPGConfig:
-        """Inverse of :meth:`to_dict`; fields left out keep their defaults.
-
-        Raises:
-            ValueError: A key is not a field, or a value is out of range.
-        """
-        require_known("BRPGConfig.", fields, [field.name for field in dataclasses.fields(cls)])
-        return cls(**fields)
 
     def arguments_of(self, module: Callable[..., Any]) -> dict[str, Any]:
         """The fields that ``module`` takes as keyword arguments, by name."""

@@ -76,8 +76,7 @@ class PrototypeHead(HeadState):
 
         Raises:
             ValueError: A batch does not fit the head, or the ranks of a training disagree; nothing was changed. (On
-                CUDA, ranks that get out of step in the learn phase are noticed when :attr:`iteration` or the state is
-                read next.)
+                CUDA, ranks that get out of step in the learn phase are noticed within a hundred eager calls.)
         """
         if iteration is not None:
             require_integer("iteration", iteration, 0, MAX_COUNT)
@@ -115,7 +114,8 @@ class PrototypeHead(HeadState):
     ) -> None:
         """Fill the queues, and make prototypes where it is time."""
         self.team.compare_once(self._all_settings)
-        self.clusterer.prepare(self.queue)
+        if phase is not Phase.LEARN:
+            self.clusterer.prepare(self.queue)
         can_sample = labeled.logits is not None
         activity = self.timeline.activity(phase, self.bank, self.queue, self._missing(), can_sample)
         if activity is Activity.LEARN:

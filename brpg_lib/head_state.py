@@ -57,18 +57,8 @@ class HeadState(Resumable):
         require_integer("seed", seed, 0, MAX_COUNT)
         require(queue_dtype in DTYPES, "queue_dtype", f"one of {DTYPES}", repr(queue_dtype))
         require_device("queue_device", queue_device)
-        require_instance(
-            "schedule",
-            schedule,
-            Schedule,
-            "a Schedule",
-        )
-        require_instance(
-            "config",
-            config,
-            BRPGConfig,
-            "a BRPGConfig",
-        )
+        require_instance("schedule", schedule, Schedule, "a Schedule")
+        require_instance("config", config, BRPGConfig, "a BRPGConfig")
         ignored = config.ignore_index
         require(not 0 <= ignored < num_classes, "config.ignore_index", f"none of the {num_classes} classes", ignored)
         queue = FeatureQueue(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, overload
 
 from torch import Tensor
 
+from brpg_lib.fields import PlainFields
 from brpg_lib.validation import (
     MAX_COUNT,
     require,
     require_bool,
     require_integer,
-    require_known,
     require_number,
     require_pair,
 )
@@ -44,12 +42,14 @@ class Activity(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(PlainFields):
     """Lengths of the phases and the ramp of the pseudo-label threshold, all in iterations.
 
     >>> schedule = Schedule.from_epochs(warmup=1, collect=1, total=80, iters_per_epoch=100)
     >>> [schedule.phase(iteration).value for iteration in (0, 100, 200)]
     ['warmup', 'collect', 'learn']
+    >>> Schedule.from_dict(schedule.to_dict()) == schedule
+    True
 
     Attributes:
         warmup: Iterations in which nothing happens.
@@ -150,25 +150,6 @@ class Schedule:
             min_rows=min_rows,
             max_collect=optional("max_collect", max_collect),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON types (tuples become lists).
-
-        >>> Schedule.from_dict(Schedule(warmup=1, collect=1, total=9).to_dict())
-        Schedule(warmup=1, collect=1, total=9, ramp_start=1, pseudo_threshold_range=(0.8, 0.95), ...)
-        """
-        fields = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Schedule:
-        """Inverse of :meth:`to_dict`; fields left out keep their defaults.
-
-        Raises:
-            ValueError: A key is not a field, or a value is out of range.
-        """
-        require_known("Schedule.", fields, [field.name for field in dataclasses.fields(cls)])
-        return cls(**fields)
 
     def phase(self, iteration: int) -> Phase:
         """The phase at ``iteration`` (from 0), before any extension by ``min_rows``."""

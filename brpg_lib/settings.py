@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.head import PrototypeHead
 from brpg_lib.ranks.collectives import ProcessGroup
 from brpg_lib.schedule import Schedule
-from brpg_lib.validation import require, require_choice, require_integer, require_known
+from brpg_lib.validation import as_value_errors, require, require_choice, require_integer, require_known
 
 PRESETS: dict[str, Callable[..., BRPGConfig]] = {
     name: getattr(BRPGConfig, name) for name in ("pascal", "cityscapes", "coco", "small_data")
@@ -44,7 +43,7 @@ def config_from(given: Mapping[str, Any], *, preset: str = "pascal", prefix: str
     """
     require_known(prefix, given, ("preset", *CONFIG_KEYS))
     name = given.get("preset", preset)
-    with named(prefix):
+    with as_value_errors(prefix):
         require_choice("preset", name, tuple(PRESETS))
         return PRESETS[name](**(defaults | {key: value for key, value in given.items() if key != "preset"}))
 
@@ -107,7 +106,7 @@ class HeadSettings:
         require_known(prefix, given, (*OWN_KEYS, *CONFIG_KEYS, *SCHEDULE_KEYS))
         dtype, device = given.get("queue_dtype", "float32"), given.get("queue_device")
         seed, dim = given.get("seed", 0), given.get("feature_dim", feature_dim)
-        with named(prefix):
+        with as_value_errors(prefix):
             require_choice("queue_dtype", dtype, tuple(DTYPES))
             expected = "cpu, cuda, or nothing for the model's device"
             require(device in DEVICES, "queue_device", expected, repr(device))
@@ -115,7 +114,7 @@ class HeadSettings:
             require_integer("feature_dim", dim, 1)
         config = {key: given[key] for key in ("preset", *CONFIG_KEYS) if key in given}
         chosen = dict(lengths) | {key: given[key] for key in SCHEDULE_KEYS if key in given}
-        with named(prefix, f" (in iterations, {iters_per_epoch} per epoch)"):
+        with as_value_errors(prefix, f" (in iterations, {iters_per_epoch} per epoch)"):
             schedule = Schedule.from_epochs(**chosen, iters_per_epoch=iters_per_epoch)
         return cls(
             config=config_from(config, preset=preset, prefix=prefix, **defaults),
@@ -132,7 +131,7 @@ class HeadSettings:
         Raises:
             ValueError: A setting does not fit the number of classes, or another setting.
         """
-        with named(prefix):
+        with as_value_errors(prefix, without=("config.", "schedule.")):
             return PrototypeHead(
                 num_classes,
                 self.feature_dim,
@@ -143,13 +142,3 @@ class HeadSettings:
                 queue_device=self.queue_device,
                 process_group=process_group,
             )
-
-
-@contextmanager
-def named(prefix: str, remark: str = "") -> Iterator[None]:
-    """Errors name the key of the mapping, and end with ``remark``; in a file, a wrong type is just a wrong value."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        field = str(error).removeprefix("config.").removeprefix("schedule.")
-        raise ValueError(f"{prefix}{field}{remark}") from None

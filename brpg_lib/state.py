@@ -27,6 +27,14 @@ class StateModule(nn.Module):
         twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return twin
 
+    def put(self, name: str, value: Tensor) -> None:
+        """Give a buffer a value: in place, as a CUDA graph may read it, or anew where it lies on another device."""
+        buffer = self.get_buffer(name)
+        if buffer.device == value.device:
+            buffer.copy_(value)
+        else:
+            setattr(self, name, value)
+
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor[:0]) if tensor.ndim else fn(tensor)

@@ -67,18 +67,15 @@ class Timeline(StateModule):
 
     def unsettle(self) -> None:
         """Let the host decide again: a class has come that has no prototypes. Waits for the device."""
-        self._counted, self._settled_with = self.iteration, None
+        self.go_on_at(self.iteration)
 
     def go_on_at(self, iteration: int) -> None:
-        """Make ``iteration``, from a checkpoint, the next one, and decide anew."""
+        """Make ``iteration`` the next one, and let the host decide anew."""
         self._counted, self._settled_with = iteration, None
 
     def reset_clock(self, device: torch.device) -> None:
-        """Set the clock to 0 where it is, as a CUDA graph may read it; a new one if it had no values (meta device)."""
-        if self.clock.device == device:
-            self.clock.zero_()
-        else:
-            self.clock = torch.zeros((), dtype=torch.int64, device=device)
+        """Set the clock to 0; it may have had no values (meta device)."""
+        self.put("clock", torch.zeros((), dtype=torch.int64, device=device))
 
     def phase(self, iteration: int, bank: PrototypeBank, queue: FeatureQueue, seen: Tensor) -> Phase:
         """Phase of an iteration: the schedule's, or collect for longer, where ``Schedule.min_rows`` asks for it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -115,12 +115,13 @@ def require_pair(field: str, value: object, expected: str) -> None:
 
 
 @contextmanager
-def as_value_errors(prefix: str = "", suffix: str = "") -> Iterator[None]:
+def as_value_errors(prefix: str = "", suffix: str = "", without: Sequence[str] = ()) -> Iterator[None]:
     """For what comes from a file or a command line, where a wrong type is just a wrong value.
 
     Args:
         prefix: To stand before the name of the field.
         suffix: To stand at the end.
+        without: Beginnings of the name of the field that a file does not have.
 
     Raises:
         ValueError: A ``TypeError`` or ``ValueError`` was raised inside; with the same message.
@@ -128,7 +129,10 @@ def as_value_errors(prefix: str = "", suffix: str = "") -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{prefix}{error}{suffix}") from error
+        message = str(error)
+        for beginning in without:
+            message = message.removeprefix(beginning)
+        raise ValueError(f"{prefix}{message}{suffix}") from error
 
 
 def require_known(prefix: str, given: Iterable[object], known: Collection[str]) -> None:

@@ -120,11 +120,7 @@ class ConfidenceSampler(StateModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        fixed = self._fixed_classes(self.thresholds.device)  # on the meta device it had no values
-        if self._fixed.device == fixed.device:
-            self._fixed.copy_(fixed)
-        else:
-            self._fixed = fixed
+        self.put("_fixed", self._fixed_classes(self.thresholds.device))  # on the meta device it had no values
 
     def reset(self) -> None:
         """Forget what was seen: thresholds and draws are those of a new sampler."""

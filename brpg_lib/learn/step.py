@@ -10,6 +10,7 @@ from torch import Tensor
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.loss import PrototypeContrastiveLoss, balanced_mean
 from brpg_lib.learn.points import Points, labeled_points, unlabeled_points
@@ -117,7 +118,7 @@ def measure(
     if len(pairs) == 1:  # no unlabeled images
         terms.append(torch.zeros_like(terms[0]))
         counts.append(torch.zeros_like(counts[0]))
-    hits = torch.zeros(bank.mask.numel(), device=nearest.device).index_add_(0, nearest, counted.float())
+    hits = sums_by_index(counted.float()[:, None], nearest, bank.mask.numel())[:, 0]
     both = torch.stack(terms)
     sums = StepSums(
         pull=bank.pull(features, similarity, nearest, counted),

@@ -89,8 +89,5 @@ class Team(StateModule):
             require_agreement(in_step, "in a step before this one", self.process_group)
 
     def start_anew(self, device: torch.device) -> None:
-        """Forget what was before, in place: a CUDA graph may read it; anew if it had no values (meta device)."""
-        if self.in_step.device == device:
-            self.in_step.fill_(True)
-        else:
-            self.in_step = torch.ones(3, dtype=torch.bool, device=device)
+        """Forget what was before; there may have been no values (meta device)."""
+        self.put("in_step", torch.ones(3, dtype=torch.bool, device=device))

@@ -10,7 +10,6 @@ from torch import Tensor
 from brpg_lib.config import BACKENDS
 from brpg_lib.kernels.lloyd.interface import Lloyd, LloydFactory, Pass
 from brpg_lib.kernels.optional import works
-from brpg_lib.notices import warn
 
 __all__ = ["BACKENDS", "Lloyd", "LloydFactory", "Pass", "choose", "installed", "launches", "load"]
 
@@ -35,20 +34,17 @@ def launches(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
 
     What fails here (no C compiler, an old driver) would otherwise end a training when it clusters, an hour in.
     """
-    if not installed(backend):
-        return False
-    try:
-        rows = torch.zeros(1, 4, 2, device=device, dtype=dtype)
-        count, shift = torch.tensor([4], device=device), torch.zeros(1, 2, device=device)
-        centers = torch.tensor([[[[0.0, 0.0], [9.0, 9.0]]]], device=device)
-        allowed, active = (torch.ones(1, size, dtype=torch.bool, device=device) for size in (2, 1))
-        found = load(backend)(rows, count, shift, None)(centers, allowed, active).counts.flatten().tolist()
-        if found != [4.0, 0.0]:
-            raise RuntimeError(f"expected clusters of 4 and 0 rows, found {found}")
-    except Exception as error:
-        warn(f"brpg_lib does without {backend}, which is installed but fails on {device}: {error}")
-        return False
-    return True
+    return installed(backend) and works(backend, lambda: _try(backend, device, dtype), f" on {device}")
+
+
+def _try(backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    rows = torch.zeros(1, 4, 2, device=device, dtype=dtype)
+    count, shift = torch.tensor([4], device=device), torch.zeros(1, 2, device=device)
+    centers = torch.tensor([[[[0.0, 0.0], [9.0, 9.0]]]], device=device)
+    allowed, active = (torch.ones(1, size, dtype=torch.bool, device=device) for size in (2, 1))
+    found = load(backend)(rows, count, shift, None)(centers, allowed, active).counts.flatten().tolist()
+    if found != [4.0, 0.0]:
+        raise RuntimeError(f"expected clusters of 4 and 0 rows, found {found}")
 
 
 def installed(backend: str) -> bool:
