@@ -105,7 +105,8 @@ def train(
         See :func:`~brpg_lib.examples.training.summary.summarize`.
     """
     place = torch.device(device)
-    run = Run(recipe, with_head, checkpoint, Processes(0, 1, place), loaders(place))
+    # The summary scores the end, with its predictions.
+    run = Run(recipe, with_head, checkpoint, Processes(0, 1, place), loaders(place), validates=False)
     if resume and checkpoint.is_file():
         run.load(checkpoint)
     run.train(lambda run: progress(run.record.step))

@@ -108,6 +108,7 @@ class Run:
         processes: Who shares the work.
         workers: Processes that read images, for each of these.
         best: Where the best model goes, if it is kept.
+        validates: Whether scores are taken on the way and at the end.
         trial: Two steps of each phase, and two test images for each process, to see that all is well.
 
     Raises:
@@ -123,6 +124,7 @@ class Run:
         workers: int,
         *,
         best: Path | None = None,
+        validates: bool = True,
         trial: bool = False,
     ) -> None:
         if recipe.batch_size % processes.ranks or recipe.batch_size < 2 * processes.ranks:
@@ -131,7 +133,7 @@ class Run:
                 f"(CutMix needs another one), found {recipe.batch_size}"
             )
         self.recipe, self.processes, self.workers = recipe, processes, workers
-        self.last, self.best, self.trial = last, best, trial
+        self.last, self.best, self.validates, self.trial = last, best, validates, trial
         with first_alone(processes):
             self.data = recipe.load_data()
         self.test: Pairs = self.data.test
@@ -196,8 +198,9 @@ class Run:
         for batch in loader:
             step = record.step
             self.trainer.train()
-            if not record.phases or record.phases[-1][1] != self.phase:
-                record.phases.append((step, self.phase))
+            phase = self.phase
+            if not record.phases or record.phases[-1][1] != phase:
+                record.phases.append((step, phase))
             seed_iteration(self.recipe.seed, step, self.processes.rank)  # also the GPU's generator
             torch.set_rng_state(batch.random_state)
             with self._precision():
@@ -214,7 +217,7 @@ class Run:
             last = record.step == plan.steps
             if record.step % read_every == 0:
                 self._read()
-            if record.step % (plan.epoch * self.recipe.validate_every) == 0 or last:
+            if self.validates and (record.step % (plan.epoch * self.recipe.validate_every) == 0 or last):
                 self._validate()
             record.seconds = time.perf_counter() - started
             if record.step % save_every == 0 or record.step % plan.epoch == 0 or last:
