@@ -242,8 +242,8 @@ class PrototypeBank(StateModule):
         """
         wrong = similarity.argmax(dim=1) != nearest // self.mask[0].numel()
         weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
-        weighted = torch.cat((features * weight[:, None], weight[:, None]), dim=1)
-        return sums_by_index(weighted, nearest, self.mask.numel())
+        parts = (features * weight[:, None], weight[:, None])
+        return torch.cat([sums_by_index(part, nearest, self.mask.numel()) for part in parts], dim=1)
 
     @torch.no_grad()
     def move(self, sums: Tensor) -> None:

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.testing import assert_close
 
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib.notices import LateReader
 
 
 @pytest.mark.cuda
@@ -160,3 +161,15 @@ def test_deterministic_algorithms_repeat_everything(device: torch.device) -> Non
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(one, two) for one, two in zip(*losses, strict=True))
+
+
+@pytest.mark.cuda
+def test_what_a_head_has_to_say_is_read_later_without_waiting() -> None:
+    module, device = learning_head().cuda(), torch.device("cuda")
+    module.bank.prototypes[:, :, 1:] = module.bank.prototypes[:, :, :1]  # collapsed
+    batches = on(device, labeled(), unlabeled())
+    module(*batches)
+    torch.cuda.synchronize()
+    with pytest.warns(UserWarning, match="have collapsed"):
+        for _ in range(2 * LateReader.EVERY):
+            module(*batches)
