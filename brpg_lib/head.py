@@ -9,7 +9,7 @@ from torch import Tensor
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch, check_step
 from brpg_lib.cluster.generation import new_generation
-from brpg_lib.collect.step import collect, pixels_per_class
+from brpg_lib.collect.step import classes_in, collect
 from brpg_lib.head_state import HeadState
 from brpg_lib.kernels.random import fold
 from brpg_lib.learn import diagnostics
@@ -125,8 +125,8 @@ class PrototypeHead(HeadState):
         if activity is Activity.WAIT:
             self.team.add_up(nothing, now, activity, self.bank.prototypes)
             return
-        pixels = pixels_per_class(labeled.labels, self.num_classes)
-        self.seen |= self.team.add_up(nothing._replace(pixels=pixels), now, activity, self.bank.prototypes).pixels > 0
+        shown = classes_in(labeled.labels, self.num_classes)
+        self.seen |= self.team.add_up(nothing._replace(shown=shown), now, activity, self.bank.prototypes).shown > 0
         if activity is Activity.CLUSTER:
             self._make_prototypes(among=None)
             for name, text in diagnostics.missing_rows(self._missing(), self.config).items():
@@ -167,14 +167,14 @@ class PrototypeHead(HeadState):
     def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, now: Tensor, threshold: Tensor) -> Losses:
         """Measure, exchange, finish."""
         key = fold(now, self.seed, self.team.rank)
-        # Once every class has prototypes, none is counted.
-        count = not (self.settled and self.timeline.complete)
-        pixels = pixels_per_class(labeled.labels, self.num_classes) if count else torch.zeros_like(self.limits.values)
+        # Once every class has prototypes, nobody asks which are shown.
+        look = not (self.settled and self.timeline.complete)
+        shown = classes_in(labeled.labels, self.num_classes) if look else torch.zeros_like(self.limits.values)
         own = measure(
             points_of(labeled, unlabeled, threshold, key, self.num_classes, self.config),
             self.bank,
             self.criterion,
-            pixels=pixels,
+            shown=shown,
             confidence=self.limits.counts_of(unlabeled),
         )
         total = own.sums
@@ -182,7 +182,7 @@ class PrototypeHead(HeadState):
             total = self.team.add_up(own.sums, now, Activity.LEARN, self.bank.prototypes)
         hit, expected = diagnostics.used(total.hits, self.bank.mask)
         if self.training:
-            self.seen |= total.pixels > 0
+            self.seen |= total.shown > 0
             self.limits.follow(total.confidence)
             self.dropped += total.dropped.long()
             self.idle.copy_(torch.where(hit, 0, self.idle + expected))

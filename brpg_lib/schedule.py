@@ -175,7 +175,7 @@ class Schedule(PlainFields):
             iteration: From 0; an ``()`` int64 tensor where the host need not know it.
 
         Returns:
-            A number, or a ``()`` float64 tensor.
+            A number, or a ``()`` float32 tensor.
         """
         low, high = self.pseudo_threshold_range
         if self.ramp_start >= self.total:
@@ -183,5 +183,5 @@ class Schedule(PlainFields):
         span = max(1, self.total - self.ramp_start)
         first = -math.inf if self.extrapolate_threshold else 0.0
         if isinstance(iteration, Tensor):
-            return low + (high - low) * ((iteration.double() - self.ramp_start) / span).clamp(first, 1.0)
+            return low + (high - low) * ((iteration - self.ramp_start).float() / span).clamp(first, 1.0)
         return low + (high - low) * min(max((iteration - self.ramp_start) / span, first), 1.0)

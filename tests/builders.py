@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,13 @@ CLASSES, DIM = 3, 5
 IMAGE, MAP = (17, 21), (9, 11)
 Batch = TypeVar("Batch", LabeledBatch, UnlabeledBatch)
 Batches = tuple[LabeledBatch, UnlabeledBatch | None]
+
+
+def replace_everywhere(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Put another function in the place of one, in every module of the library that has imported it."""
+    for module in [module for key, module in sys.modules.items() if key.startswith("brpg_lib.")]:
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import replace_everywhere
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
@@ -44,3 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(params=["host", "device"])
+def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything as on the CPU; and as on a device that the host would wait for, where lists have a fixed length."""
+    if request.param == "device":
+        replace_everywhere(monkeypatch, "on_host", lambda device: False)

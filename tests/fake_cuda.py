@@ -6,6 +6,7 @@ and device does not; :class:`NoCopies` raises for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,20 @@ from torch.utils._pytree import tree_leaves
 
 CUDA = torch.device("cuda")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+ATEN = torch.ops.aten
+FREE = {
+    *(ATEN.empty, ATEN.empty_like, ATEN.empty_strided, ATEN.new_empty, ATEN.new_empty_strided),
+    *(
+        ATEN.detach,
+        ATEN.alias,
+        ATEN._reshape_alias,
+        ATEN._unsafe_view,
+        ATEN.lift_fresh,
+        ATEN.resolve_conj,
+        ATEN.resolve_neg,
+    ),
+}
+"""Operators that start no kernel, beside those that torch calls views."""
 
 needs_fake_cuda = pytest.mark.skipif(
     not torch.cuda.is_available() and torch.__version__ < "2.6", reason="this torch needs a GPU for fake CUDA tensors"
@@ -31,20 +46,27 @@ class DeviceCopyError(Exception):
 
 
 class NoCopies(TorchDispatchMode):
-    """Raises :class:`DeviceCopyError` where values go from one device to another; counts the operators.
+    """Raises :class:`DeviceCopyError` where values go from one device to another; counts what computes.
 
     Attributes:
-        operators: How many ran.
+        launches: How often each operator ran that starts a kernel; views and empty tensors are free.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.operators = 0
+        self.launches: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """All launches."""
+        return sum(self.launches.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator."""
         out = func(*args, **(kwargs or {}))
-        self.operators += func.namespace == "aten"
+        computes = func.namespace == "aten" and not func.is_view and func.overloadpacket not in FREE
+        if computes and any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_leaves(out)):
+            self.launches[str(func.overloadpacket).removeprefix("aten.")] += 1
         if func in COPIES:
             devices = {x.device.type for x in [*tree_leaves((args, kwargs)), out] if isinstance(x, Tensor)}
             if len(devices) > 1:

@@ -20,6 +20,8 @@ from brpg_lib import (
     UnlabeledBatch,
 )
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def tensors(record: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in record.items() if value.dtype.kind in "fiu"}

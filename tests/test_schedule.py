@@ -57,7 +57,7 @@ def test_threshold_is_the_published_line(total: int, start: int, iteration: int)
     for schedule, threshold in ((published, expected), (clamped, max(0.8, expected))):
         assert schedule.pseudo_threshold(iteration) == pytest.approx(threshold, abs=1e-12)
         on_device = schedule.pseudo_threshold(torch.tensor(iteration))
-        assert on_device.item() == pytest.approx(threshold, abs=1e-12)
+        assert on_device.item() == pytest.approx(threshold, rel=1e-6, abs=1e-6)
 
 
 def test_threshold_ends() -> None:

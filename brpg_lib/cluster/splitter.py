@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.blocks import blocks
+from brpg_lib.kernels.device import widest
 from brpg_lib.validation import require, require_instance, require_integer
 
 _MIN_LENGTH = 1e-12
@@ -126,8 +127,9 @@ def _dispersion(queue: FeatureQueue, kind: str) -> Tensor:
     """Dispersion ``(C, 2)`` float32, one block of rows of all queues at a time."""
     features, rows = queue.stored()
     valid = torch.arange(features.shape[1], device=features.device) < rows[:, None]
-    divisor = rows.clamp(min=1)[:, None].double()
-    total = features.new_zeros(len(rows), 2, features.shape[2], dtype=torch.float64)
+    wide = widest(features.device)
+    divisor = rows.clamp(min=1)[:, None].to(wide)
+    total = features.new_zeros(len(rows), 2, features.shape[2], dtype=wide)
     for place, block in blocks(features):
         length = torch.linalg.vector_norm(block, dim=-1).clamp(min=_MIN_LENGTH)
         total += torch.bmm(torch.stack((valid[:, place] / 1.0, valid[:, place] / length), dim=1), block)
@@ -142,7 +144,7 @@ def _dispersion(queue: FeatureQueue, kind: str) -> Tensor:
 
 def _summed_distance(features: Tensor, valid: Tensor, target: Tensor, *, normalized: bool) -> Tensor:
     """Sum ``(G,)`` of the distances of the valid rows, or of their directions, to ``target (G, D)``."""
-    total = features.new_zeros(len(target), dtype=torch.float64)
+    total = features.new_zeros(len(target), dtype=widest(features.device))
     for place, block in blocks(features):
         rows = nn.functional.normalize(block, dim=-1) if normalized else block
         total += (torch.linalg.vector_norm(rows - target[:, None], dim=-1) * valid[:, place]).sum(1)

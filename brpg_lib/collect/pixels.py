@@ -8,15 +8,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from brpg_lib.collect.samples import Samples
+from brpg_lib.collect.samples import NONE, Samples
 from brpg_lib.kernels import reading
-
-NONE = -1
-"""Group of a pixel that is no candidate."""
+from brpg_lib.kernels.choosing import places_of
 
 
 class Pixels:
-    """All pixels of one feature map as candidates; those of group :data:`NONE` are none."""
+    """All pixels of one feature map as candidates; those of group ``NONE`` are none."""
 
     def __init__(self, maps: Tensor, classes: Tensor, groups: Tensor, confidence: Tensor) -> None:
         self.maps, self.classes, self.groups, self.confidence = maps, classes, groups, confidence
@@ -25,12 +23,14 @@ class Pixels:
         """The same pixels in other groups."""
         return Pixels(self.maps, self.classes, groups, self.confidence)
 
-    def at(self, place: Tensor) -> Samples:
-        """The pixels at flat indices ``place``."""
+    def candidates(self, at_most: int) -> Samples:
+        """The candidates as samples; there are no more than ``at_most``."""
+        place, valid = places_of(self.groups != NONE, at_most)
         height, width = self.maps.shape[2:]
         vectors = self.maps[place // (height * width), :, place // width % height, place % width]
+        groups = torch.where(valid, self.groups[place], NONE)
         nothing = torch.zeros((), dtype=torch.int64, device=place.device)
-        return Samples(vectors.float(), self.classes[place], self.groups[place], self.confidence[place], nothing)
+        return Samples(vectors.float(), self.classes[place], groups, self.confidence[place], nothing)
 
 
 class Source(NamedTuple):

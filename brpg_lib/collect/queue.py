@@ -10,8 +10,9 @@ from einops import rearrange
 from torch import Tensor
 
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
-from brpg_lib.collect.samples import FALLBACK, LOW, Samples
+from brpg_lib.collect.samples import FALLBACK, LOW, NONE, Samples
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.choosing import put_rows
 from brpg_lib.kernels.segments import positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.state import StateModule
@@ -118,32 +119,37 @@ class FeatureQueue(StateModule):
             ValueError: Shapes, classes or groups do not fit; nothing was changed.
         """
         require_instance("samples", samples, Samples, "Samples")
-        last_group = FALLBACK if self.fallback_capacity else LOW
-        samples.check(self.num_classes, self.feature_dim, last_group)
+        samples.check(self.num_classes, self.feature_dim, FALLBACK if self.fallback_capacity else LOW)
+        self.add(samples)
+
+    @torch.no_grad()
+    def add(self, samples: Samples) -> None:
+        """:meth:`append` of samples that are known to fit, among which there may be rows that do not count."""
         device = self.features.device
         features, confidence = samples.features.to(device), samples.confidence.to(device)
         classes, groups = samples.classes.to(device).long(), samples.groups.to(device).long()
-        finite = is_finite(features.to(self.dtype)) & confidence.isfinite()
-        self.dropped += (~finite).sum()
+        counts, finite = groups != NONE, is_finite(features.to(self.dtype)) & confidence.isfinite()
+        self.dropped += (counts & ~finite).sum()
         self._allocate()
-        regular = finite & (groups != FALLBACK)
-        group = groups if self.separate_confidence else torch.zeros_like(groups)
-        self._append_rows(features[regular], confidence[regular], (classes * self.num_groups + group)[regular])
+        regular = counts & finite & (groups != FALLBACK)
+        num_slots = self.num_classes * self.num_groups
+        slot = classes * self.num_groups + groups if self.separate_confidence else classes
+        self._append_rows(features, confidence, torch.where(regular, slot, num_slots))
         if self.fallback_capacity:
-            kept = finite & (groups == FALLBACK)
-            own = self.fallback_features, self.fallback_confidence
-            keep_most_confident(*own, features[kept], confidence[kept], classes[kept])
+            rare = torch.where(finite & (groups == FALLBACK), classes, self.num_classes)
+            keep_most_confident(self.fallback_features, self.fallback_confidence, features, confidence, rare)
 
     def _append_rows(self, features: Tensor, confidence: Tensor, slot: Tensor) -> None:
-        """Write rows into the ring of each ``slot`` (class x group), in order."""
+        """Write rows into the ring of each ``slot`` (class x group), in order; those of the slot after the last not."""
+        num_slots = self.num_classes * self.num_groups
         slot, order = slot.sort(stable=True)
-        counts, rank = positions_in_group(slot, self.num_classes * self.num_groups)
-        last = rank >= counts[slot] - self.capacity  # more rows than fit: only the newest stay
-        slot, order, rank = slot[last], order[last], rank[last]
+        counts, rank = positions_in_group(slot, num_slots)
+        regular, slot = slot < num_slots, slot.clamp(max=num_slots - 1)
+        newest = regular & (rank >= counts[slot] - self.capacity)  # more rows than fit: only the newest stay
         cursor, rows = (b[:, : self.num_groups].flatten() for b in (self.cursor, self.rows))
         place = slot * self.capacity + (cursor[slot] + rank) % self.capacity
-        self.features.view(-1, self.feature_dim)[place] = features[order].to(self.dtype)
-        self.confidence.view(-1)[place] = confidence[order].float()
+        rings = (self.features.view(-1, self.feature_dim), features), (self.confidence.view(-1), confidence)
+        put_rows(rings, place, order, newest)
         shape = (self.num_classes, self.num_groups)
         self.cursor[:, : self.num_groups] = ((cursor + counts) % self.capacity).view(shape)
         self.rows[:, : self.num_groups] = (rows + counts).clamp(max=self.capacity).view(shape)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels.choosing import put_rows
+from brpg_lib.kernels.device import on_host
 from brpg_lib.kernels.segments import positions_in_group
 
 MIN_ROWS = 10
@@ -23,28 +25,33 @@ def keep_most_confident(
         kept_confidence: ``(C, F)`` float32, changed in place; -1 where a place is free.
         features: ``(N, D)`` new rows.
         confidence: ``(N,)`` of each.
-        classes: ``(N,)`` int64 of each.
+        classes: ``(N,)`` int64 of each; C for a row that does not count.
     """
     if not len(classes):
         return
     num_classes, places = kept_confidence.shape
     classes, order = classes.sort(stable=True)
     counts, position = positions_in_group(classes, num_classes)
+    counted, own = classes < num_classes, classes.clamp(max=num_classes - 1)
     # New rows beside the kept ones of their class: the best `places` of both stay.
-    new = torch.full((num_classes, int(counts.max())), -1.0, device=classes.device)
-    new[classes, position] = confidence[order].float()
-    both = torch.cat((kept_confidence, new), dim=1)
+    columns = int(counts.max()) if on_host(classes.device) else len(classes)
+    new = torch.full((num_classes + 1, columns + 1), -3.0, device=classes.device)  # less than a free place
+    new[classes, torch.where(counted, position, columns)] = torch.where(counted, confidence[order].float(), -3.0)
+    new = new[:num_classes]
+    # Free places are the first to go, in their order.
+    free = torch.arange(places, device=classes.device) / places - 2
+    both = torch.cat((torch.where(kept_confidence < 0, free, kept_confidence), new), dim=1)
     stays = torch.zeros_like(both, dtype=torch.bool)
     stays.scatter_(1, both.topk(places, dim=1, sorted=False).indices, True)
     leaves, enters = ~stays[:, :places], stays[:, places:] & (new >= 0)
     # The k-th row that enters a class takes the k-th place that is left.
-    free = leaves.long().argsort(dim=1, descending=True, stable=True)
-    class_index, column = enters.nonzero(as_tuple=True)
-    target = free[class_index, (enters.long().cumsum(1) - 1)[class_index, column]]
-    source = torch.zeros(new.shape, dtype=torch.int64, device=new.device)
-    source[classes, position] = order
-    kept[class_index, target] = features[source[class_index, column]].to(kept.dtype)
-    kept_confidence[class_index, target] = new[class_index, column]
+    left = leaves.long().argsort(dim=1, descending=True, stable=True)
+    position = torch.where(counted, position, columns)
+    number = (enters.cumsum(1) - 1)[own, position].clamp(min=0)
+    target = own * places + left[own, number]
+    valid = counted & enters[own, position]
+    own_rows = (kept.view(-1, kept.shape[2]), features), (kept_confidence.view(-1), confidence)
+    put_rows(own_rows, target, order, valid)
 
 
 class Refill(NamedTuple):

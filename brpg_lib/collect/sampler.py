@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
-from brpg_lib.collect.pixels import NONE, Pixels, Source, labels_at, probabilities
-from brpg_lib.collect.samples import FALLBACK, HIGH, LOW, Samples
+from brpg_lib.collect.pixels import Pixels, Source, labels_at, probabilities
+from brpg_lib.collect.samples import FALLBACK, HIGH, LOW, NONE, Samples
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels.choosing import can_exceed, draw
 from brpg_lib.kernels.classes import known_classes
+from brpg_lib.kernels.device import on_host, widest
 from brpg_lib.kernels.random import fold, uniform
-from brpg_lib.kernels.segments import positions_in_group
+from brpg_lib.kernels.segments import counts_by_index, positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.state import StateModule
@@ -153,27 +156,23 @@ class ConfidenceSampler(StateModule):
         for batch in (labeled, unlabeled):
             if batch is not None:
                 batch.check(self.num_classes, labeled.features.shape[1], self.config.ignore_index)
-        return Samples.joined(self.sample(labeled, unlabeled))
+        return Samples.joined([part.without_gaps() for part in self.sample(labeled, unlabeled)])
 
     @torch.no_grad()
     def sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> tuple[Samples, Samples]:
         """:meth:`forward` of batches that are checked, with the vectors of labeled and of unlabeled images apart."""
         if self.training and self.config.class_adaptive is not None:
             self._follow_confidence(labeled)
-        key = fold(self.draws, self.seed, rank(self.process_group))
-        if self.training:
-            self.draws += 1
         own, rare = self._labeled_pixels(labeled)
         sources = [own]
         if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
             sources.append(self._unlabeled_pixels(unlabeled, unlabeled.weak_features, unlabeled.weak_logits))
-        draws = self._draw_groups([source.pixels for source in sources], key)
+        samples = self._draw([source.pixels for source in sources])
         if rare is not None:
-            draws.append([self._draw_per_class(rare, fold(key, FALLBACK))])
-        rows = [[draw[place] for draw in draws if place < len(draw)] for place in range(len(sources))]
-        samples = [
-            replace(Samples.joined(parts), dropped=source.dropped) for parts, source in zip(rows, sources, strict=True)
-        ]
+            samples[0] = Samples.joined([samples[0], self._draw_per_class(rare)])
+        if self.training:
+            self.draws += 1
+        samples = [replace(part, dropped=source.dropped) for part, source in zip(samples, sources, strict=True)]
         return samples[0], samples[1] if len(samples) == 2 else samples[0].none()
 
     def _labeled_pixels(self, labeled: LabeledBatch) -> tuple[Source, Pixels | None]:
@@ -207,39 +206,46 @@ class ConfidenceSampler(StateModule):
         groups = torch.where(shown & usable & (confidence >= self.config.confidence_threshold), HIGH, NONE)
         return Source(Pixels(features, predicted, groups, confidence), (shown & ~usable).sum())
 
-    def _draw_groups(self, pixels: list[Pixels], key: Tensor) -> list[list[Samples]]:
-        """For each group the chosen pixels of each source, under the caps: unlabeled images have no low group."""
+    def _key(self, group: int) -> Tensor:
+        """Seed ``()`` int64 of what is drawn for a group in this call."""
+        return fold(self.draws, self.seed, rank(self.process_group), group)
+
+    def _draw(self, pixels: list[Pixels]) -> list[Samples]:
+        """The chosen pixels of each source, under the caps that all share: unlabeled images have no low group."""
         num_images, num_labeled = sum(len(p.maps) for p in pixels), len(pixels[0].maps)
         high, low = (self.config.samples_per_image * count for count in (num_images, num_labeled))
-        if self.config.separate_confidence:
-            return [self._draw(pixels, group, cap, fold(key, group)) for group, cap in ((HIGH, high), (LOW, low))]
-        pooled = [p.with_groups(torch.where(p.groups >= 0, HIGH, NONE)) for p in pixels]
-        return [self._draw(pooled, HIGH, high + low, fold(key, HIGH))]
+        classes, groups = torch.cat([p.classes for p in pixels]), torch.cat([p.groups for p in pixels])
+        caps: Sequence[tuple[int, int]] = ((HIGH, high), (LOW, low))
+        if not self.config.separate_confidence:
+            groups, caps = groups.clamp(max=HIGH), ((HIGH, high + low),)
+        for group, cap in caps:
+            candidates = groups == group
+            if can_exceed(candidates, cap):
+                kept = draw(candidates, cap, self._key(group), self._costs(candidates, classes))
+                groups = torch.where(candidates & ~kept, NONE, groups)
+        parts = groups.split([len(p.groups) for p in pixels])
+        most = (high + low, high)
+        return [p.with_groups(part).candidates(n) for p, part, n in zip(pixels, parts, most, strict=False)]
 
-    def _draw(self, pixels: list[Pixels], group: int, cap: int, key: Tensor) -> list[Samples]:
-        """The pixels of one group from all sources, at most ``cap``."""
-        places = [(p.groups == group).nonzero()[:, 0] for p in pixels]
-        total = sum(len(place) for place in places)
-        if total > cap:
-            classes = torch.cat([p.classes[place] for p, place in zip(pixels, places, strict=True)])
-            # Exponential race (Efraimidis and Spirakis, 2006): the cap's largest of log(u) / weight are a draw without
-            # replacement in proportion to the weights, here 1 / count ** exponent.
-            scores = uniform((total,), key).log()
-            if self.config.class_balance is not None:
-                scores = scores * classes.bincount(minlength=self.num_classes)[classes] ** self.config.class_balance
-            winners = torch.zeros(total, dtype=torch.bool, device=scores.device)
-            winners[scores.topk(cap, sorted=False).indices] = True
-            kept = winners.split([len(place) for place in places])
-            places = [place[keep] for place, keep in zip(places, kept, strict=True)]
-        return [p.at(place) for p, place in zip(pixels, places, strict=True)]
+    def _costs(self, candidates: Tensor, classes: Tensor) -> Tensor | None:
+        """What drawing a pixel costs ``(N,)``: the more, the more candidates its class has; None for all alike."""
+        exponent = self.config.class_balance
+        if exponent is None:
+            return None
+        counts = counts_by_index(torch.where(candidates, classes, self.num_classes), self.num_classes)
+        return counts[classes].clamp(min=1) ** exponent
 
-    def _draw_per_class(self, pixels: Pixels, key: Tensor) -> Samples:
+    def _draw_per_class(self, pixels: Pixels) -> Samples:
         """At most ``samples_per_image`` pixels of each class, drawn uniformly."""
-        place = (pixels.groups >= 0).nonzero()[:, 0]
-        place = place[uniform((len(place),), key).argsort()]
-        classes, order = pixels.classes[place].sort(stable=True)
+        candidates = pixels.groups != NONE
+        number = (candidates.cumsum(0) - 1).clamp(min=0)
+        order = uniform((len(number),), self._key(FALLBACK))[number].argsort()
+        classes, by_class = torch.where(candidates, pixels.classes, self.num_classes)[order].sort(stable=True)
         _, position = positions_in_group(classes, self.num_classes)
-        return pixels.at(place[order[position < self.config.samples_per_image]].sort().values)
+        cap = self.config.samples_per_image
+        kept = torch.empty_like(candidates)
+        kept[order[by_class]] = (position < cap) & (classes < self.num_classes)
+        return pixels.with_groups(torch.where(kept, FALLBACK, NONE)).candidates(cap * self.num_classes)
 
     def _follow_confidence(self, labeled: LabeledBatch) -> None:
         """Move the running mean of the ground-truth probability of each class that is present."""
@@ -248,14 +254,28 @@ class ConfidenceSampler(StateModule):
         logits = nn.functional.interpolate(
             labeled.logits.float(), labels.shape[1:], mode="bilinear", align_corners=self.config.align_corners
         )
-        true_probability = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-        counted = has_class & true_probability.isfinite()
-        # Float32 would lose the small addends of a million pixels.
-        sums = torch.zeros(2, self.num_classes, device=labels.device, dtype=torch.float64)
-        sums[0].index_add_(0, labels.flatten(), torch.where(counted, true_probability, 0.0).flatten().double())
-        sums[1].index_add_(0, labels.flatten(), counted.flatten().double())
+        sums = _sums_of_own_class(logits.softmax(dim=1), labels, has_class)
         all_reduce_sum(sums, self.process_group)
         mean = sums[0] / sums[1].clamp(min=1)
         momentum = self.config.adaptive_momentum
         moved = momentum * self.thresholds + (1 - momentum) * mean.float()
         self.thresholds.copy_(torch.where(sums[1] > 0, moved, self.thresholds))
+
+
+def _sums_of_own_class(probability: Tensor, labels: Tensor, has_class: Tensor) -> Tensor:
+    """For each class, the sum over its pixels of the finite probabilities ``(B, C, H, W)`` of it, and how many.
+
+    Returns:
+        ``(2, C)``, float64 where there is: float32 would lose the small addends of a million pixels.
+    """
+    wide, num_classes = widest(labels.device), probability.shape[1]
+    if on_host(labels.device):
+        own = probability.gather(1, labels[:, None])[:, 0]
+        counted = has_class & own.isfinite()
+        values = torch.stack((torch.where(counted, own, 0.0), counted), dim=-1).flatten(0, 2).to(wide)
+        return values.new_zeros(num_classes, 2).index_add_(0, labels.flatten(), values).T
+    # Elsewhere all pixels of a class would wait for one place to add to.
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    counted = (labels[:, None] == classes) & has_class[:, None] & probability.isfinite()
+    sums = torch.where(counted, probability, 0.0).sum((0, 2, 3), dtype=wide)
+    return torch.stack((sums, counted.sum((0, 2, 3)).to(wide)))

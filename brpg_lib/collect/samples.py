@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels.device import on_host
 from brpg_lib.validation import is_integer, require, require_tensor
 
 HIGH, LOW, FALLBACK = 0, 1, 2
 """Group indices of a sample: high confidence, low confidence, kept for rare classes."""
+NONE = -1
+"""Group of a pixel that is no candidate, and of a row that does not count, see :meth:`Samples.without_gaps`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,14 @@ class Samples:
         """No samples, of the same types."""
         features, classes, groups, confidence = (values[:0] for values in self.rows)
         return Samples(features, classes, groups, confidence, torch.zeros_like(self.dropped))
+
+    def without_gaps(self) -> Samples:
+        """Only the rows that count. The sampler makes others, of group -1, where the host would wait for a number."""
+        if on_host(self.groups.device):
+            return self
+        counts = self.groups != NONE
+        features, classes, groups, confidence = (values[counts] for values in self.rows)
+        return Samples(features, classes, groups, confidence, self.dropped)
 
     def check(self, num_classes: int, feature_dim: int, last_group: int) -> None:
         """Check against the sizes of the queues.

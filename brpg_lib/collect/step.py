@@ -9,7 +9,6 @@ from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
 from brpg_lib.collect.samples import Samples
-from brpg_lib.kernels.classes import known_classes
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, gather_rows, world_size
 
 
@@ -30,9 +29,15 @@ def collect(
     refused = queue.dropped.clone()
     parts = sampler.sample(labeled, unlabeled)
     for part in parts:
-        queue.append(_of_all_ranks(part, group))
+        queue.add(_of_all_ranks(_worth_moving(part, queue, group), group))
     lost = all_reduce_sum(parts[0].dropped + parts[1].dropped, group)
     return lost + (queue.dropped - refused).to(lost.device)
+
+
+def _worth_moving(samples: Samples, queue: FeatureQueue, group: ProcessGroup) -> Samples:
+    """Where samples go to other ranks or another device, which the host waits for anyway, only those that count."""
+    stay = world_size(group) == 1 and queue.features.device == samples.features.device
+    return samples if stay else samples.without_gaps()
 
 
 def _of_all_ranks(samples: Samples, group: ProcessGroup) -> Samples:
@@ -46,8 +51,8 @@ def _of_all_ranks(samples: Samples, group: ProcessGroup) -> Samples:
     return Samples(features, classes[:, 0].long(), groups[:, 0].long(), confidence[:, 0], samples.dropped)
 
 
-def pixels_per_class(labels: Tensor, num_classes: int) -> Tensor:
-    """How many pixels of each class ``labels (B, H, W)`` show: ``(C,)`` float32."""
-    target, known = known_classes(labels, num_classes)
-    counts = torch.zeros(num_classes, device=labels.device)
-    return counts.index_add_(0, target.flatten(), known.float().flatten())
+def classes_in(labels: Tensor, num_classes: int) -> Tensor:
+    """Which classes ``labels (B, H, W)`` show: ``(C,)`` float32, 1 or 0."""
+    place = labels.long().flatten() + 1
+    inside = place.clamp(0, num_classes + 1)  # what is below the first class, or above the last
+    return torch.zeros(num_classes + 2, device=labels.device).index_fill_(0, inside, 1.0)[1:-1]

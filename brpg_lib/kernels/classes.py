@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -14,8 +13,8 @@ def known_classes(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         num_classes: Number of classes C.
 
     Returns:
-        int64 of the same shape, 0 where a label is none of 0..C-1; and bool, where it is one.
+        int64 of the same shape, some class where a label is none of 0..C-1; and bool, where it is one.
     """
     labels = labels.long()  # comparing uint8 with -1 or 300 would wrap around
-    known = (labels >= 0) & (labels < num_classes)
-    return torch.where(known, labels, 0), known
+    classes = labels.clamp(0, num_classes - 1)
+    return classes, classes == labels

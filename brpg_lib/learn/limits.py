@@ -12,6 +12,7 @@ from torch import Tensor
 
 from brpg_lib.batches import UnlabeledBatch
 from brpg_lib.kernels.classes import known_classes
+from brpg_lib.kernels.segments import counts_by_index
 from brpg_lib.state import StateModule
 from brpg_lib.validation import require_integer, require_number
 
@@ -98,14 +99,13 @@ class ClassLimits(StateModule):
         Returns:
             ``(num_counts,)`` float32.
         """
-        counts = torch.zeros(self.num_counts, device=self.values.device)
         if self.share is None:
-            return counts
+            return torch.zeros(0, device=self.values.device)
         stride = max(1, min(classes.shape[1:]) // LOOKED_AT)
         classes, confidence = (values[:, ::stride, ::stride].flatten() for values in (classes, confidence))
         target, known = known_classes(classes, len(self.values))
         bins = (confidence.float() * BINS).long().clamp(0, BINS - 1)
-        return counts.index_add_(0, target * BINS + bins, known.float())
+        return counts_by_index(torch.where(known, target * BINS + bins, self.num_counts), self.num_counts).float()
 
     def counts_of(self, unlabeled: UnlabeledBatch | None) -> Tensor:
         """:meth:`counts` of a batch, zeros without one."""

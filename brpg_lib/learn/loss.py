@@ -96,7 +96,7 @@ def _require_weights(weight: Tensor) -> None:
     """Require finite weights of classes, where reading them costs nothing."""
     require_tensor(not weight.is_complex(), "weight", "real numbers", weight)
     if weight.device.type == "cpu" and not torch.compiler.is_compiling():
-        bad = weight[~((weight >= 0) & weight.double().isfinite())]
+        bad = weight[~((weight >= 0) & weight.isfinite())]
         require(not len(bad), "weight", "finite numbers >= 0", bad[:3].tolist())
 
 

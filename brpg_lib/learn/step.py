@@ -94,7 +94,7 @@ def measure(
     bank: PrototypeBank,
     criterion: PrototypeContrastiveLoss,
     *,
-    pixels: Tensor,
+    shown: Tensor,
     confidence: Tensor,
 ) -> Measured:
     """Compare the points of a step with the prototypes.
@@ -103,7 +103,7 @@ def measure(
         parts: From :func:`points_of`; emptied, as their features are copied.
         bank: The prototypes.
         criterion: The loss.
-        pixels: ``(C,)`` float32, see :class:`~brpg_lib.ranks.exchange.StepSums`.
+        shown: ``(C,)`` float32, see :class:`~brpg_lib.ranks.exchange.StepSums`.
         confidence: ``(n,)`` float32, likewise.
     """
     lengths, targets = [len(part.classes) for part in parts], [part.classes for part in parts]
@@ -125,7 +125,7 @@ def measure(
         hits=hits,
         terms=both.detach(),
         counts=torch.stack(counts),
-        pixels=pixels,
+        shown=shown,
         dropped=dropped,
         confidence=confidence,
     )

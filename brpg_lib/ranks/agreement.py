@@ -49,10 +49,10 @@ def from_pieces(total: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     """What the sum of :func:`in_pieces` over ranks tells.
 
     Returns:
-        Whether the ranks agree ``(n,)`` bool, and the mean of their values ``(n,)`` float64.
+        Whether the ranks agree ``(n,)`` bool, and the mean of their values ``(n,)`` float32.
     """
     pieces, squares = total.view(2, -1, _PIECES).long().unbind()
     shifts = torch.arange(0, _BITS * _PIECES, _BITS, device=total.device)
     mean = (pieces << shifts).sum(-1) / ranks
     # Equality in the inequality of Cauchy and Schwarz: only for equal numbers.
-    return (ranks * squares == pieces.square()).all(-1), mean.double()
+    return (ranks * squares == pieces.square()).all(-1), mean.float()

@@ -26,7 +26,7 @@ class StepSums(NamedTuple):
         hits: ``(M,)`` float32, points of each prototype.
         terms: ``(2, C, 2)`` float32, for labeled and unlabeled points of each class: loss, weight.
         counts: ``(2, 2)`` float32, likewise over all classes: points, points classified right.
-        pixels: ``(C,)`` float32, labeled pixels of each class, where they are counted.
+        shown: ``(C,)`` float32, in how many of the ranks' labels each class occurs, where somebody asks.
         dropped: ``()`` float32, points left out.
         confidence: ``(n,)`` float32, pseudo labels of each class and confidence, where classes have limits of their
             own; else of length 0.
@@ -36,7 +36,7 @@ class StepSums(NamedTuple):
     hits: Tensor
     terms: Tensor
     counts: Tensor
-    pixels: Tensor
+    shown: Tensor
     dropped: Tensor
     confidence: Tensor
 
@@ -71,7 +71,7 @@ def exchange(
 
     Returns:
         The sums over all ranks; whether all have the same iteration, activity and prototypes ``(3,)`` bool; and the
-        mean iteration ``()`` float64.
+        mean iteration ``()`` float32.
     """
     position = torch.stack((iteration, torch.full_like(iteration, activity), _checksum(prototypes)))
     message = torch.cat([*(part.flatten() for part in sums), in_pieces(position)])

@@ -15,6 +15,8 @@ from torch.testing import assert_close
 
 from brpg_lib import FeatureQueue, Samples
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 C, D = 3, 4
 
 

@@ -15,6 +15,8 @@ from torch.testing import assert_close
 
 from brpg_lib import ConfidenceSampler, LabeledBatch, Samples, UnlabeledBatch
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 SIDE = st.integers(1, 7)
 
 

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from brpg_lib import PrototypeHead
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def somewhere(value: float, where: slice | None = None) -> Callable[[Batches], Batches]:
     """Put a value into some features of every map (all of them without `where`)."""

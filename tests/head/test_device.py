@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,16 +13,20 @@ from builders import (
     head,
     labeled,
     learning_head,
+    replace_everywhere,
     same,
     state,
     unlabeled,
 )
-from fake_cuda import NoCopies, fake_cuda, needs_fake_cuda
+from fake_cuda import CUDA, DeviceCopyError, NoCopies, fake_cuda, needs_fake_cuda
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib.kernels import lloyd
 from brpg_lib.notices import LateReader
 
 
@@ -79,25 +84,121 @@ def on(device: torch.device, *batches: Any) -> list[Any]:
     return [fresh(batch.to(device)) for batch in batches]
 
 
+def without_values(config: BRPGConfig, collects: bool) -> tuple[PrototypeHead, LabeledBatch, UnlabeledBatch]:
+    """A head, in the collect or the settled learn phase, and batches, all on CUDA; inside :func:`fake_cuda`."""
+    module = PrototypeHead(3, 5, Schedule(warmup=0, collect=9 * collects, total=9), config)
+    module.to(CUDA)
+    if not collects:
+        module.timeline._settled_with, module.timeline.complete = module.bank.mask_version, True
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=CUDA)
+
+    labels = empty(2, 17, 21, dtype=torch.uint8)
+    first = LabeledBatch(features=empty(2, 5, 9, 11), logits=empty(2, 3, 9, 11), labels=labels)
+    second = UnlabeledBatch(
+        features=empty(2, 5, 9, 11),
+        pseudo_labels=labels.clone(),
+        confidence=empty(2, 17, 21),
+        weak_features=empty(2, 5, 9, 11),
+        weak_logits=empty(2, 3, 9, 11),
+        weak_valid=empty(2, 17, 21, dtype=torch.bool),
+    )
+    return module, first, second
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"samples_per_image": 5, "class_balance": 0.5},
+    {"class_adaptive": (0.6, 0.9), "fixed_threshold_classes": (1,)},
+    {"rare_class_fallback": True, "samples_per_image": 5},
+    {"separate_confidence": False, "samples_per_image": 5},
+    {"pseudo_label_share": 0.5, "point_balance": 1.0, "misclassified_weight": 2.0},
+]
+MOST = {True: 800, False: 490}
+"""Launches of a collect and of a learn step without its backward pass, whatever the options."""
+
+
 @needs_fake_cuda
-def test_no_decision_of_the_learn_step_depends_on_values() -> None:
-    with fake_cuda() as device:
-        module = PrototypeHead(3, 5, Schedule(warmup=0, collect=0, total=9), BRPGConfig(unlabeled_samples_per_image=9))
-        module.to(device)
-        module.timeline._settled_with = module.bank.mask_version
-
-        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(*shape, dtype=dtype, device=device)
-
-        first = LabeledBatch(features=empty(2, 5, 9, 11), logits=None, labels=empty(2, 17, 21, dtype=torch.int64))
-        second = UnlabeledBatch(
-            features=empty(2, 5, 9, 11), pseudo_labels=empty(2, 17, 21, dtype=torch.int64), confidence=empty(2, 17, 21)
-        )
-        with NoCopies():
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_no_decision_of_a_step_depends_on_values(
+    options: dict[str, Any], collects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while the queues fill nor while prototypes learn; and what a step launches stays within its budget."""
+    monkeypatch.setattr(lloyd, "choose", lambda *_: "torch")  # tried once, with values, before the first of the steps
+    with fake_cuda():
+        config = BRPGConfig(unlabeled_samples_per_image=9, queue_size=30, **options)
+        module, first, second = without_values(config, collects)
+        with NoCopies() as guard:
             out = module(first, second)
         assert out.loss.device.type == "cuda"
+        assert 100 < guard.total <= MOST[collects], guard.launches
         with pytest.raises(DataDependentOutputException):
             out.loss.item()
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda values: values.sum().item(),
+        lambda values: values[values > 0],
+        lambda values: values.nonzero(),
+        lambda values: bool((values > 0).any()),
+        lambda values: torch.bincount(values.long()),
+        lambda values: values + torch.ones(values.shape).to(values.device),
+        lambda values: values.to("cpu"),
+    ],
+)
+def test_what_waits_for_the_device_is_noticed(planted: Callable[[Tensor], object]) -> None:
+    with fake_cuda():
+        module, first, second = without_values(BRPGConfig(queue_size=30), collects=False)
+        module.register_forward_hook(lambda *_: planted(module.bank.prototypes.flatten()))
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException, DeviceCopyError)), NoCopies():
+            module(first, second)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_lists_of_a_fixed_length_fill_the_same_queues(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit what lists do that are as long as they need to be; also where a queue overflows."""
+    found = []
+    for fixed in (False, True):
+        if fixed:
+            replace_everywhere(monkeypatch, "on_host", lambda device: False)
+        module = head(collect=6, **({"queue_size": 20} | options))
+        for i in range(6):
+            module(labeled(10 * i), unlabeled(10 * i))
+        found.append(state(module))
+    assert found[0]["queue.rows"].sum() > 0
+    assert same(*found)
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        assert not any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)), func
+        return out
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"dispersion": "l2"}, {"centroid": "confidence"}])
+def test_devices_without_float64(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first step to a checkpoint, with results like those that float64 gives."""
+    replace_everywhere(monkeypatch, "on_host", lambda device: False)
+    twin, module = (head(**options, backend="torch") for _ in range(2))
+    for i in range(8):
+        twin(labeled(10 * i), unlabeled(10 * i))
+    replace_everywhere(monkeypatch, "widest", lambda device: torch.float32)
+    batches = [(labeled(10 * i), unlabeled(10 * i)) for i in range(8)]
+    with NoFloat64():
+        for pair in batches:
+            out = module(*pair)
+        out.loss.item()
+        repr(module)
+        module.state_dict()
+    assert_close(module.bank.prototypes, twin.bank.prototypes, atol=1e-4, rtol=1e-4)
 
 
 def test_settled_once_every_class_has_prototypes(device: torch.device) -> None:

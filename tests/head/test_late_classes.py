@@ -20,6 +20,8 @@ from builders import (
 
 from brpg_lib import Phase
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def test_a_class_joins_late() -> None:
     module = run(head(), 10, absent=(2,))

@@ -22,6 +22,8 @@ from torch.testing import assert_close
 
 from brpg_lib import Phase
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def test_reclustering_at_its_time() -> None:
     module = run(head(recluster_every=3), 5)

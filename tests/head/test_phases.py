@@ -24,6 +24,8 @@ from torch.testing import assert_close
 from brpg_lib import Phase
 from brpg_lib.checkpoint import unpack
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def test_phases_and_losses() -> None:
     module = head()

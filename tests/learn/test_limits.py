@@ -15,6 +15,8 @@ from torch.testing import assert_close
 
 from brpg_lib.learn.limits import BINS, FEWEST, HIGHEST, LOOKED_AT, MEMORY, ClassLimits
 
+pytestmark = pytest.mark.usefixtures("everywhere")
+
 
 def shown(*confidences: Tensor) -> tuple[Tensor, Tensor]:
     """One row of pixels of classes 0, 1, ..."""

@@ -28,9 +28,10 @@ class Pass(NamedTuple):
 def inertia_about_means(total: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
     """Sum of squared distances ``(G, R)`` to the means of clusters with these ``sums`` and ``counts``.
 
-    ``total (G, R)`` float64 is the sum of squares of all rows. Float64, as what is left may be small beside it.
+    ``total (G, R)`` is the sum of squares of all rows. Float64 where there is, as what is left may be small beside it.
     """
-    between = (sums.double().square().sum(-1) / counts.double().clamp(min=1)).sum(-1)
+    wide = total.dtype
+    between = (sums.to(wide).square().sum(-1) / counts.to(wide).clamp(min=1)).sum(-1)
     return (total - between).clamp(min=0.0).float()
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.kernels.blocks import blocks, take
+from brpg_lib.kernels.device import widest
 from brpg_lib.kernels.lloyd.interface import Pass, inertia_about_means
 
 
@@ -17,17 +18,17 @@ class TorchLloyd:
             rows = take(rows, index)
         self.rows, self.shift, self.index = rows, shift, index
         self.valid = torch.arange(rows.shape[1], device=rows.device) < num_rows[:, None]
-        total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        total = torch.zeros(len(rows), dtype=widest(rows.device), device=rows.device)
         for place, block in blocks(self.rows):
             square = (block - shift[:, None]).square().sum(-1).masked_fill(~self.valid[:, place], 0.0)
-            total += square.double().sum(1)
+            total += square.sum(1, dtype=total.dtype)
         self.total = total
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
         """See :meth:`brpg_lib.kernels.lloyd.interface.Lloyd.__call__`."""
         if weights is not None and self.index is not None:
             weights = weights.gather(1, self.index)
-        sums = torch.zeros(centers.shape, dtype=torch.float64, device=centers.device)
+        sums = torch.zeros(centers.shape, dtype=widest(centers.device), device=centers.device)
         counts = torch.zeros(centers.shape[:3], device=centers.device)
         for competitor in range(centers.shape[1]):
             chosen = active[:, competitor].nonzero()[:, 0]
@@ -35,7 +36,7 @@ class TorchLloyd:
                 self._add_up(
                     centers[:, competitor], allowed, chosen, weights, sums[:, competitor], counts[:, competitor]
                 )
-        sums -= counts.double()[..., None] * self.shift[:, None, None]
+        sums -= counts.to(sums.dtype)[..., None] * self.shift[:, None, None]
         return Pass(sums.float(), counts, inertia_about_means(self.total[:, None], sums, counts))
 
     def _add_up(
