@@ -115,7 +115,7 @@ class PrototypeHead(HeadState):
         """Fill the queues, and make prototypes where it is time."""
         self.team.compare_once(self._all_settings)
         if phase is not Phase.LEARN:
-            self.clusterer.prepare(self.queue)
+            self.clusterer.prepare(self.queue, self.bank.mask.shape[2])
         can_sample = labeled.logits is not None
         activity = self.timeline.activity(phase, self.bank, self.queue, self._missing(), can_sample)
         if activity is Activity.LEARN:

@@ -88,14 +88,15 @@ class OnlineClusterer(StateModule):
         self.process_group = process_group
         self.used_backend: str | None = None
 
-    def prepare(self, queue: FeatureQueue) -> None:
+    def prepare(self, queue: FeatureQueue, max_prototypes: int) -> None:
         """Try, and compile, what will cluster such a queue: early, where a failure costs nothing.
 
         Args:
             queue: Empty or not.
+            max_prototypes: The most that a class and group will want.
         """
         if self.config.backend is None:
-            lloyd.choose(queue.features[:1, 0], 1)
+            lloyd.choose(queue.features[:1, 0], max_prototypes)
 
     @torch.no_grad()
     def forward(self, queue: FeatureQueue, num_prototypes: Tensor) -> Prototypes:

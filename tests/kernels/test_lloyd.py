@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +92,63 @@ def test_a_pass(backend: str, sets: int, clusters: int, dim: int, weighted: bool
     check(lloyd.load(backend)(*moved)(*rest), expected, active, weighted=weighted)
 
 
+@given(
+    seed=st.integers(0, 99),
+    counts=st.lists(st.sampled_from([0, 1, 2, 15, 16, 17, 70]), min_size=1, max_size=3),
+    sets=st.integers(1, 2),
+    clusters=st.integers(1, 16),
+    dim=st.sampled_from([1, 7, 64, 100, 256]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    lies=st.sampled_from(["together", "apart", "transposed"]),
+)
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_a_pass_of_any_size(backend, seed, counts, sets, clusters, dim, dtype, lies):
+    rows, num_rows, shift, centers = problem(seed, counts, sets, clusters, dim, dtype)
+    if lies == "apart":
+        rows = torch.stack((rows, rows), dim=1).flatten(0, 1)[::2]
+    elif lies == "transposed":
+        rows = rows.mT.contiguous().mT
+    allowed = torch.arange(clusters) < num_rows[:, None]
+    active = torch.ones(len(counts), sets, dtype=torch.bool)
+    device = device_of(backend)
+    found = lloyd.load(backend)(rows.to(device), num_rows.to(device), shift.to(device), None)(
+        centers.to(device), allowed.to(device), active.to(device)
+    )
+    expected = expected_pass(rows, num_rows, shift, None, centers, allowed)
+    # A row that is as near to two centers may go to either.
+    assert torch.equal(found.counts.sum(-1).cpu(), expected.counts.sum(-1))
+    if (found.counts.cpu() == expected.counts).all():
+        check(found, expected, active)
+    else:
+        assert_close(found.inertia.cpu(), expected.inertia, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("clusters", [2, 16])
+@pytest.mark.parametrize("backend", BACKENDS[2:])
+def test_more_groups_than_a_grid_has_columns(backend: str, clusters: int) -> None:
+    """CUDA counts no further than 65,535 along all but the first axis."""
+    from brpg_lib.kernels.lloyd import triton_few, triton_lloyd, triton_many
+
+    asked = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            asked.append(grid)
+            return lambda *arguments, **sizes: None
+
+    rows, num_rows, shift, centers = problem(0, [3] * 2, 1, clusters, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_few, "few_clusters", Kernel())
+        patch.setattr(triton_many, "many_clusters", Kernel())
+        many = 40_000
+        arguments = (rows.expand(2, -1, -1).repeat(many, 1, 1), num_rows.repeat(many), shift.repeat(many, 1), None)
+        triton_lloyd.TritonLloyd(*arguments)(
+            centers.repeat(many, 1, 1, 1), torch.ones(2 * many, clusters) > 0, torch.ones(2 * many, 1) > 0
+        )
+    assert asked[0][0] == 2 * many
+    assert max(asked[0][1:]) <= 65_535
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_half_precision_rows(backend: str, dtype: torch.dtype) -> None:
@@ -162,7 +216,7 @@ def test_threads_do_not_matter() -> None:
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_fastest_backend_that_fits(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    monkeypatch.setattr(lloyd, "launches", lambda name, device, dtype: installed)
+    monkeypatch.setattr(lloyd, "launches", lambda *arguments: installed)
     fast = {"cpu": "numba", "cuda": "triton"} if installed else {"cpu": "torch", "cuda": "torch"}
     for device, backend in fast.items():
         rows = torch.empty(2, 3, 8, device="meta")
@@ -203,32 +257,6 @@ def test_backends_that_work_are_found_to(backend: str) -> None:
     assert lloyd.launches(backend, torch.device("cpu"), torch.float32)
 
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from brpg_lib.kernels.lloyd.triton_lloyd import _pass
-
-pointers = {"num_rows": "*i64", "index": "*i64", "allowed": "*u8", "active": "*u8"}
-floats = ("shift", "centers", "weights", "sums", "counts", "total")
-for rows, clusters, indexed, capability in (("*fp32", 3, False, 90), ("*bf16", 16, True, 80), ("*fp16", 2, True, 90)):
-    constants = dict(CLUSTERS=clusters, INDEXED=indexed, WEIGHTED=indexed, CHUNK=512, HEIGHT=8, WIDTH=256, SLOTS=16)
-    types = pointers | dict.fromkeys(floats, "*fp32") | dict.fromkeys(constants, "constexpr") | {"rows": rows}
-    signature = {name: types.get(name, "i32") for name in _pass.arg_names}
-    kernel = triton.compile(ASTSource(_pass, signature, constants), target=GPUTarget("cuda", capability, 32))
-    assert kernel.asm["ptx"]
-"""
-
-
-def test_the_kernel_compiles_for_gpus_that_are_not_here() -> None:
-    """The interpreter accepts more than the compiler does."""
-    if not lloyd.installed("triton"):
-        pytest.skip("needs a (recent) triton")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def test_a_broken_backend_is_done_without(monkeypatch: pytest.MonkeyPatch, nothing_tried: None) -> None:
     def fail(backend: str) -> None:
         raise OSError(f"{backend}: no libsvml")
@@ -241,8 +269,8 @@ def test_a_broken_backend_is_done_without(monkeypatch: pytest.MonkeyPatch, nothi
 
 def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     triton = pytest.importorskip("triton")
-    monkeypatch.setattr(triton, "__version__", "3.1.0")
-    with pytest.raises(ImportError, match=r"triton 3\.2 or newer is needed, found 3\.1\.0"):
+    monkeypatch.setattr(triton, "__version__", "2.3.1")
+    with pytest.raises(ImportError, match=r"triton 3\.0 or newer is needed, found 2\.3\.1"):
         lloyd.load("triton")
 
 

@@ -13,15 +13,15 @@ from brpg_lib.kernels.optional import works
 
 __all__ = ["BACKENDS", "Lloyd", "LloydFactory", "Pass", "choose", "installed", "launches", "load"]
 
-MIN_TRITON = (3, 2)
-MAX_TRITON_CLUSTERS, MAX_TRITON_DIM = 16, 1024
+MIN_TRITON = (3, 0)
 
 
 def choose(rows: Tensor, max_clusters: int) -> str:
     """The fastest backend for these rows: one of :data:`BACKENDS`."""
     device = _device_type(rows)
-    fits_triton = max_clusters <= MAX_TRITON_CLUSTERS and rows.shape[-1] <= MAX_TRITON_DIM
-    if device == "cuda" and fits_triton and launches("triton", rows.device, rows.dtype):
+    dim = rows.shape[-1]
+    fits = device == "cuda" and _fits_triton(dim, max_clusters, rows.device)
+    if fits and launches("triton", rows.device, rows.dtype, dim, max_clusters):
         return "triton"
     if device == "cpu" and rows.dtype == torch.float32 and launches("numba", rows.device, rows.dtype):
         return "numba"
@@ -29,22 +29,31 @@ def choose(rows: Tensor, max_clusters: int) -> str:
 
 
 @cache
-def launches(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a backend is installed and clusters four rows of a type on a device; warns where only the last fails.
+def launches(backend: str, device: torch.device, dtype: torch.dtype, dim: int = 2, clusters: int = 2) -> bool:
+    """Whether a backend is installed, and clusters four rows such as these on a device; warns if only the last fails.
 
     What fails here (no C compiler, an old driver) would otherwise end a training when it clusters, an hour in.
     """
-    return installed(backend) and works(backend, lambda: _try(backend, device, dtype), f" on {device}")
+    return installed(backend) and works(backend, lambda: _try(backend, device, dtype, dim, clusters), f" on {device}")
 
 
-def _try(backend: str, device: torch.device, dtype: torch.dtype) -> None:
-    rows = torch.zeros(1, 4, 2, device=device, dtype=dtype)
-    count, shift = torch.tensor([4], device=device), torch.zeros(1, 2, device=device)
-    centers = torch.tensor([[[[0.0, 0.0], [9.0, 9.0]]]], device=device)
-    allowed, active = (torch.ones(1, size, dtype=torch.bool, device=device) for size in (2, 1))
-    found = load(backend)(rows, count, shift, None)(centers, allowed, active).counts.flatten().tolist()
-    if found != [4.0, 0.0]:
-        raise RuntimeError(f"expected clusters of 4 and 0 rows, found {found}")
+def _fits_triton(dim: int, clusters: int, device: torch.device) -> bool:
+    if not installed("triton"):
+        return False
+    from brpg_lib.kernels.lloyd import triton_lloyd
+
+    return triton_lloyd.fits(dim, clusters, device)
+
+
+def _try(backend: str, device: torch.device, dtype: torch.dtype, dim: int, clusters: int) -> None:
+    rows = torch.zeros(1, 4, dim, device=device, dtype=dtype)
+    count, shift = torch.tensor([4], device=device), torch.zeros(1, dim, device=device)
+    centers = 9.0 * (torch.arange(clusters, device=device) > 0)[:, None].expand(1, 1, clusters, dim)
+    allowed, active = (torch.ones(1, size, dtype=torch.bool, device=device) for size in (clusters, 1))
+    for index in (None, torch.arange(4, device=device)[None]):
+        found = load(backend)(rows, count, shift, index)(centers, allowed, active).counts.flatten().tolist()
+        if found != [4.0] + [0.0] * (clusters - 1):
+            raise RuntimeError(f"expected a cluster of 4 rows and others of none, found {found}")
 
 
 def installed(backend: str) -> bool:
