@@ -225,23 +225,26 @@ class PrototypeBank(StateModule):
             finite = is_finite(features)
             nearest, counted = self.assign(cosine, classes)
             rows = torch.where(finite[:, None], features.float(), 0.0)
-            self.move(all_reduce_sum(self.pull(rows, similarity, nearest, counted & finite), self.process_group))
+            pull = self.pull(rows, similarity.argmax(dim=1), nearest, counted & finite)
+            self.move(all_reduce_sum(pull, self.process_group))
 
     @torch.no_grad()
-    def pull(self, features: Tensor, similarity: Tensor, nearest: Tensor, counted: Tensor) -> Tensor:
+    def pull(self, features: Tensor, predicted: Tensor, nearest: Tensor, counted: Tensor) -> Tensor:
         """What :meth:`update` adds up of points whose similarities and prototypes are known already.
 
         Args:
             features: ``(N, D)`` float32, finite.
-            similarity: ``(N, C)`` from :meth:`compare`.
+            predicted: ``(N,)`` int64, the most similar class.
             nearest: ``(N,)`` int64 from :meth:`assign`.
             counted: ``(N,)`` bool from :meth:`assign`.
 
         Returns:
             ``(C * 2 * K, D + 1)`` float32: for each prototype the weighted sum of its points, and the sum of weights.
         """
-        wrong = similarity.argmax(dim=1) != nearest // self.mask[0].numel()
-        weight = torch.where(wrong, self.misclassified_weight, 1.0) * counted
+        weight = counted.float()
+        if self.misclassified_weight != 1:
+            wrong = predicted != nearest // self.mask[0].numel()
+            weight = torch.where(wrong, self.misclassified_weight * weight, weight)
         parts = (features * weight[:, None], weight[:, None])
         return torch.cat([sums_by_index(part, nearest, self.mask.numel()) for part in parts], dim=1)
 

@@ -49,20 +49,22 @@ def used(hits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return hit, hit.flatten(1).any(1)[:, None, None] & mask
 
 
-def points(similarity: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """How many points have a class in 0..C-1, and for how many of them it is the most similar one.
+def points(predicted: Tensor, classes: Tensor, num_classes: int, unlabeled: Tensor) -> Tensor:
+    """How many labeled and unlabeled points have a class in 0..C-1, and for how many of them it is the predicted one.
 
     Args:
-        similarity: ``(N, C)``.
+        predicted: ``(N,)`` int64, the most similar class.
         classes: ``(N,)`` int64.
         num_classes: Number of classes C.
+        unlabeled: ``(N,)`` bool.
 
     Returns:
-        ``(2,)`` float32.
+        ``(2, 2)`` float32.
     """
     _, counted = known_classes(classes, num_classes)
-    right = counted & (similarity.detach().argmax(dim=1) == classes)
-    return torch.stack((counted.sum(), right.sum())).float()
+    both = torch.stack((counted, counted & (predicted == classes)), dim=1)
+    later = (both & unlabeled[:, None]).sum(0)
+    return torch.stack((both.sum(0) - later, later)).float()
 
 
 def missing_rows(missing: Tensor, config: BRPGConfig) -> dict[str, str]:

@@ -117,11 +117,12 @@ def balanced_mean(own: Tensor, everywhere: Tensor, point_balance: float) -> Tens
     Returns:
         ``(...)`` float32; 0, with a gradient of 0, where no point counts.
     """
-    weight = everywhere[..., 1]
-    # A class of weight 0 keeps a factor of 1, so that its points keep a gradient of 0.
-    factor = torch.where(weight > 0, weight, 1.0) ** -point_balance if point_balance else torch.ones_like(weight)
-    total = (factor * weight).sum(-1)
-    return (factor * own[..., 0]).sum(-1) / torch.where(total > 0, total, 1.0)
+    losses, weight = own[..., 0], everywhere[..., 1]
+    if point_balance:  # a class of weight 0 keeps a factor of 1, so that its points keep a gradient of 0
+        factor = weight.masked_fill(weight <= 0, 1.0) ** -point_balance
+        losses, weight = factor * losses, factor * weight
+    total = weight.sum(-1)
+    return losses.sum(-1) / total.masked_fill(total <= 0, 1.0)
 
 
 def weighted_losses(
@@ -132,21 +133,26 @@ def weighted_losses(
     weight: Tensor | None,
     misclassified_weight: float,
     ignore_index: int,
+    predicted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The parts of :func:`prototype_contrastive_loss`, which says what the arguments are.
+
+    ``predicted (N,)`` is the most similar class of each point, where it is known already.
 
     Returns:
         ``(N,)`` float32 loss of each point times its weight, and ``(N,)`` float32 weights; 0 where it does not count.
     """
     num_classes = similarity.shape[1]
+    predicted = similarity.detach().argmax(dim=1) if predicted is None else predicted
     target, known = known_classes(classes, num_classes)
     known = known & (classes != ignore_index)
     own = similarity.detach().gather(1, target[:, None])[:, 0]
     counted = known & own.isfinite() & (similarity.detach() < torch.inf).all(dim=1)
     logits = similarity.float().masked_fill(~counted[:, None], 0.0) / temperature
     losses = nn.functional.cross_entropy(logits, target, reduction="none")
-    wrong = similarity.detach().argmax(dim=1) != target
-    weights = torch.where(wrong, misclassified_weight, 1.0) * counted
+    weights = counted.float()
+    if misclassified_weight != 1:
+        weights = torch.where(predicted != target, misclassified_weight * weights, weights)
     if weight is not None:
         weights = weights * weight.float()[target]
     return losses * weights, weights
@@ -197,10 +203,25 @@ class PrototypeContrastiveLoss(nn.Module):
         self.reduction = reduction
         self.register_buffer("weight", weight, persistent=False)
 
-    def sums(self, similarity: Tensor, classes: Tensor) -> Tensor:
-        """Numerator and denominator of each class's mean, ``(C, 2)`` float32: ranks that share a mean add them up."""
-        losses, weights = weighted_losses(similarity, classes, **self._options())
-        return class_sums(losses, weights, classes, similarity.shape[1])
+    def sums(self, similarity: Tensor, classes: Tensor, predicted: Tensor, unlabeled: Tensor) -> Tensor:
+        """Numerator and denominator of each class's mean over labeled and over unlabeled points.
+
+        Ranks that share a mean add them up.
+
+        Args:
+            similarity: ``(N, C)``.
+            classes: ``(N,)`` integers.
+            predicted: ``(N,)`` int64, the most similar class.
+            unlabeled: ``(N,)`` bool.
+
+        Returns:
+            ``(2, C, 2)`` float32.
+        """
+        num_classes = similarity.shape[1]
+        losses, weights = weighted_losses(similarity, classes, **self._options(), predicted=predicted)
+        target, _ = known_classes(classes, num_classes)
+        sums = class_sums(losses, weights, target + num_classes * unlabeled, 2 * num_classes)
+        return sums.view(2, num_classes, 2)
 
     def forward(self, similarity: Tensor, classes: Tensor) -> Tensor:
         """The loss of ``similarity (N, C)`` for ``classes (N,)``."""

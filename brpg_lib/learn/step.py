@@ -106,30 +106,25 @@ def measure(
         shown: ``(C,)`` float32, see :class:`~brpg_lib.ranks.exchange.StepSums`.
         confidence: ``(n,)`` float32, likewise.
     """
-    lengths, targets = [len(part.classes) for part in parts], [part.classes for part in parts]
+    num_labeled = len(parts[0].classes)
     dropped = torch.stack([part.dropped for part in parts]).sum().float()
-    features, classes = torch.cat([part.features for part in parts]), torch.cat(targets)
+    features, classes = torch.cat([part.features for part in parts]), torch.cat([part.classes for part in parts])
     parts.clear()
+    unlabeled = torch.arange(len(classes), device=classes.device) >= num_labeled
     similarity, cosine = bank.compare(features)
+    predicted = similarity.detach().argmax(dim=1)
     nearest, counted = bank.assign(cosine, classes)
-    pairs = list(zip(similarity.split(lengths), targets, strict=True))
-    terms = [criterion.sums(*pair) for pair in pairs]
-    counts = [diagnostics.points(*pair, bank.num_classes) for pair in pairs]
-    if len(pairs) == 1:  # no unlabeled images
-        terms.append(torch.zeros_like(terms[0]))
-        counts.append(torch.zeros_like(counts[0]))
-    hits = sums_by_index(counted.float()[:, None], nearest, bank.mask.numel())[:, 0]
-    both = torch.stack(terms)
+    terms = criterion.sums(similarity, classes, predicted, unlabeled)
     sums = StepSums(
-        pull=bank.pull(features, similarity, nearest, counted),
-        hits=hits,
-        terms=both.detach(),
-        counts=torch.stack(counts),
+        pull=bank.pull(features, predicted, nearest, counted),
+        hits=sums_by_index(counted.float()[:, None], nearest, bank.mask.numel())[:, 0],
+        terms=terms.detach(),
+        counts=diagnostics.points(predicted, classes, bank.num_classes, unlabeled),
         shown=shown,
         dropped=dropped,
         confidence=confidence,
     )
-    return Measured(both, sums)
+    return Measured(terms, sums)
 
 
 def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, ranks: int) -> Losses:
@@ -143,7 +138,8 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
         ranks: By how many DDP divides the gradient.
     """
     count, right = total.counts.clone().unbind(1)  # or a metric that is kept would keep all sums
-    mean = balanced_mean(total.terms, total.terms, point_balance)
+    own = balanced_mean(terms, total.terms, point_balance)
+    mean = own.detach().clone() if ranks == 1 else balanced_mean(total.terms, total.terms, point_balance)
     accuracy = right / count.clamp(min=1)
     metrics = {
         "loss_labeled": mean[0],
@@ -154,8 +150,8 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
         "accuracy_unlabeled": accuracy[1],
         "prototypes_used": used,
     }
-    own = ranks * balanced_mean(terms, total.terms, point_balance)
     if ranks > 1:  # the value of all ranks with the gradient of this one, which DDP divides by their number
+        own = ranks * own
         own = own + (mean - own).detach()
     return Losses(own[0], own[1], metrics)
 
