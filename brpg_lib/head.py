@@ -11,9 +11,8 @@ from brpg_lib.batches import LabeledBatch, UnlabeledBatch, check_step
 from brpg_lib.cluster.generation import new_generation
 from brpg_lib.collect.step import classes_in, collect
 from brpg_lib.head_state import HeadState
-from brpg_lib.kernels.random import fold
 from brpg_lib.learn import diagnostics
-from brpg_lib.learn.step import Losses, finish, measure, no_losses, points_of
+from brpg_lib.learn.step import Losses, finish, follow, measure, no_losses
 from brpg_lib.output import HeadOutput
 from brpg_lib.ranks.exchange import StepSums
 from brpg_lib.schedule import Activity, Phase
@@ -166,28 +165,29 @@ class PrototypeHead(HeadState):
 
     def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, now: Tensor, threshold: Tensor) -> Losses:
         """Measure, exchange, finish."""
-        key = fold(now, self.seed, self.team.rank)
         # Once every class has prototypes, nobody asks which are shown.
         look = not (self.settled and self.timeline.complete)
         shown = classes_in(labeled.labels, self.num_classes) if look else torch.zeros_like(self.limits.values)
         own = measure(
-            points_of(labeled, unlabeled, threshold, key, self.num_classes, self.config),
+            labeled,
+            unlabeled,
+            threshold,
+            (now, self.seed, self.team.rank),
             self.bank,
             self.criterion,
+            self.config,
             shown=shown,
             confidence=self.limits.counts_of(unlabeled),
         )
         total = own.sums
         if self.training:
             total = self.team.add_up(own.sums, now, Activity.LEARN, self.bank.prototypes)
-        hit, expected = diagnostics.used(total.hits, self.bank.mask)
-        if self.training:
             self.seen |= total.shown > 0
             self.limits.follow(total.confidence)
             self.dropped += total.dropped.long()
-            self.idle.copy_(torch.where(hit, 0, self.idle + expected))
-            self.bank.move(total.pull)
-        used = hit.sum() / expected.sum().clamp(min=1)
+            used = follow(self.bank, self.idle, total)
+        else:
+            used = diagnostics.share_used(*diagnostics.used(total.hits, self.bank.mask))
         ranks = self.team.size if self.training else 1
         return finish(own.terms, total, used, self.config.point_balance, ranks)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels import fused
 from brpg_lib.kernels.classes import known_classes
 
 DEAD_AFTER = 500
@@ -47,6 +48,11 @@ def used(hits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     hit = (hits > 0).view(mask.shape) & mask
     return hit, hit.flatten(1).any(1)[:, None, None] & mask
+
+
+def share_used(hit: Tensor, expected: Tensor) -> Tensor:
+    """Share ``()`` of the prototypes ``expected`` that were ``hit``, both from :func:`used`."""
+    return hit.sum() / expected.sum().clamp(min=1)
 
 
 def points(predicted: Tensor, classes: Tensor, num_classes: int, unlabeled: Tensor) -> Tensor:
@@ -94,6 +100,11 @@ def health(bank: PrototypeBank, idle: Tensor) -> dict[str, Tensor]:
         bank: The prototypes.
         idle: ``(C, 2, K)`` int64, steps with points of its class since a prototype was the nearest one to any.
     """
+    kernels = fused.kernels_for(idle.device, bank.feature_dim, bank.num_classes, bank.mask[0].numel())
+    if kernels is not None:
+        names = ("prototypes", "within_class_similarity", "prototypes_collapsed", "prototypes_dead")
+        numbers = kernels.health(bank.prototypes, bank.mask, idle, COLLAPSED, DEAD_AFTER)
+        return dict(zip(names, numbers, strict=True))
     similarity, collapsed = within_class_similarity(bank.prototypes, bank.mask)
     return {
         "prototypes": bank.mask.sum(),

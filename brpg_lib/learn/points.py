@@ -30,6 +30,14 @@ class Points:
     dropped: Tensor
 
 
+def grid_of(length: int, grid_size: int) -> tuple[int, int]:
+    """Points of the grid along one axis, and the step from one to the next; the last one is at ``length - 1``."""
+    if length == 1:
+        return 1, 0
+    grid_size = max(1, min(grid_size, length - 1))
+    return grid_size + 1, (length - 1) // grid_size
+
+
 def grid_positions(length: int, grid_size: int, device: torch.device) -> Tensor:
     """Positions of the grid along one axis: ``0, s, ..., (grid_size - 1) s, length - 1``, ``s = (length-1) // grid``.
 
@@ -38,13 +46,10 @@ def grid_positions(length: int, grid_size: int, device: torch.device) -> Tensor:
     Returns:
         ``(P,)`` int64, ``P <= grid_size + 1``.
     """
-    grid_size = max(1, min(grid_size, length - 1))
-    if length == 1:
-        return torch.zeros(1, dtype=torch.int64, device=device)
-    step = (length - 1) // grid_size
-    number = torch.arange(grid_size + 1, device=device)
+    count, step = grid_of(length, grid_size)
+    number = torch.arange(count, device=device)
     # The rest goes to the last one. Setting it in place would copy a number to the device.
-    return number * step + (number == grid_size) * (length - 1 - grid_size * step)
+    return number * step + (number == count - 1) * (length - 1 - (count - 1) * step)
 
 
 def labeled_points(

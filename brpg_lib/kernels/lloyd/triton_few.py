@@ -7,6 +7,8 @@ the first cluster gets is what the others leave of all rows.
 import triton
 import triton.language as tl
 
+from brpg_lib.kernels.lloyd.triton_rows import load_rows
+
 MAX_CLUSTERS = 4
 
 
@@ -14,6 +16,36 @@ def tile(dim: int, clusters: int) -> dict[str, int]:
     """Sizes that fit the registers: 64 numbers of the rows per lane, and up to 8 of each vector."""
     width = triton.next_power_of_2(dim)
     return {"HEIGHT": max(8, 2048 // width), "WIDTH": width, "num_warps": max(1, width // 256)}
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _direction(center, exists, first, within, k, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Of center k and the ``first`` one: |row - c_k|^2 - |row - c_0|^2 = bias - row . toward."""
+    own = tl.load(center + k * DIM, mask=within, other=0.0)
+    bias = tl.where(tl.load(exists + k) != 0, tl.sum(own * own - first * first, axis=0), float("inf"))
+    return 2.0 * (own - first), bias
+
+
+@triton.jit
+def _closer(row, toward, bias, best, nearest, k):  # type: ignore[no-untyped-def]
+    """Take center k into account: the best one, and how much nearer it is than the first."""
+    further = bias - tl.sum(row * toward[None, :], axis=1)
+    return tl.where(further < nearest, k, best), tl.minimum(further, nearest)
+
+
+@triton.jit
+def _add(row, share, best, k, added, number):  # type: ignore[no-untyped-def]
+    """The sum and number of the rows of center k, with those of these rows."""
+    part = tl.where(best == k, share, 0.0)
+    return added + tl.sum(part[:, None] * row, axis=0), number + part
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _store(target, number, added, part, within, k, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Write the sum and the number of the rows of center k."""
+    tl.store(target + k * DIM, added, mask=within)
+    tl.store(number + k, tl.sum(part, axis=0))
+    return added
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -25,103 +57,55 @@ def few_clusters(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One chunk of rows against one set of centers: sums of up to CHUNK rows, HEIGHT rows at a time."""
     problem, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    group = problem // sets
-    running = tl.load(active + problem) != 0
-    start = chunk * CHUNK
-    stop = tl.where(running, tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK), start)
-
-    column = tl.arange(0, WIDTH)
+    group, start, column = problem // sets, chunk * CHUNK, tl.arange(0, WIDTH)
+    stop = tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK)
+    stop = tl.where(tl.load(active + problem) != 0, stop, start)
     within = column < DIM
     middle = tl.load(shift + group * DIM + column, mask=within, other=0.0)
-    center = centers + problem * CLUSTERS * DIM + column
-    exists = allowed + group * CLUSTERS
-    # |row - c_k|^2 - |row - c_0|^2 = bias_k - row . toward_k. The compiler wants a name for each vector.
-    c0 = tl.load(center, mask=within, other=0.0)
-    every = tl.zeros((WIDTH,), dtype=tl.float32)
-    squares = tl.zeros((WIDTH,), dtype=tl.float32)
-    n0 = tl.zeros((HEIGHT,), dtype=tl.float32)
+    center, exists = centers + problem * CLUSTERS * DIM + column, allowed + group * CLUSTERS
+    first = tl.load(center, mask=within, other=0.0)
+    # The compiler wants a name for each vector: zeros where there is no such center.
+    every, squares, n0 = tl.zeros((WIDTH,), tl.float32), tl.zeros((WIDTH,), tl.float32), tl.zeros((HEIGHT,), tl.float32)
     if CLUSTERS > 1:
-        c1 = tl.load(center + DIM, mask=within, other=0.0)
-        bias1 = tl.where(tl.load(exists + 1) != 0, tl.sum(c1 * c1 - c0 * c0, axis=0), float("inf"))
-        toward1 = 2.0 * (c1 - c0)
-        added1 = tl.zeros((WIDTH,), dtype=tl.float32)
-        n1 = tl.zeros((HEIGHT,), dtype=tl.float32)
+        toward1, bias1 = _direction(center, exists, first, within, 1, DIM)
+        added1, n1 = tl.zeros((WIDTH,), tl.float32), tl.zeros((HEIGHT,), tl.float32)
     if CLUSTERS > 2:
-        c2 = tl.load(center + 2 * DIM, mask=within, other=0.0)
-        bias2 = tl.where(tl.load(exists + 2) != 0, tl.sum(c2 * c2 - c0 * c0, axis=0), float("inf"))
-        toward2 = 2.0 * (c2 - c0)
-        added2 = tl.zeros((WIDTH,), dtype=tl.float32)
-        n2 = tl.zeros((HEIGHT,), dtype=tl.float32)
+        toward2, bias2 = _direction(center, exists, first, within, 2, DIM)
+        added2, n2 = tl.zeros((WIDTH,), tl.float32), tl.zeros((HEIGHT,), tl.float32)
     if CLUSTERS > 3:
-        c3 = tl.load(center + 3 * DIM, mask=within, other=0.0)
-        bias3 = tl.where(tl.load(exists + 3) != 0, tl.sum(c3 * c3 - c0 * c0, axis=0), float("inf"))
-        toward3 = 2.0 * (c3 - c0)
-        added3 = tl.zeros((WIDTH,), dtype=tl.float32)
-        n3 = tl.zeros((HEIGHT,), dtype=tl.float32)
+        toward3, bias3 = _direction(center, exists, first, within, 3, DIM)
+        added3, n3 = tl.zeros((WIDTH,), tl.float32), tl.zeros((HEIGHT,), tl.float32)
 
     for begin in range(start, stop, HEIGHT):
-        place = begin + tl.arange(0, HEIGHT)
-        valid = place < stop
-        at = place.to(tl.int64)
-        if INDEXED:
-            at = tl.load(index + group * length + place, mask=valid, other=0)
-        cell = rows + group * group_stride + at[:, None] * row_stride + column[None, :]
-        inside = valid[:, None] & within[None, :]
-        row = tl.load(cell, mask=inside, other=0.0).to(tl.float32) - middle[None, :]
-        row = tl.where(inside, row, 0.0)
+        row, share = load_rows(
+            rows, index, weights, middle, begin, stop, group, length, group_stride, row_stride, weight_stride,
+            DIM, INDEXED, WEIGHTED, HEIGHT, WIDTH,
+        )  # fmt: skip
         squares += tl.sum(row * row, axis=0)
-        share = valid.to(tl.float32)
-        if WEIGHTED:
-            share = tl.load(weights + group * weight_stride + at, mask=valid, other=0.0)
-
-        best = tl.zeros((HEIGHT,), dtype=tl.int32)
-        nearest = tl.zeros((HEIGHT,), dtype=tl.float32)  # how much nearer than the first center
+        best, nearest = tl.zeros((HEIGHT,), tl.int32), tl.zeros((HEIGHT,), tl.float32)
         if CLUSTERS > 1:
-            further = bias1 - tl.sum(row * toward1[None, :], axis=1)
-            best = tl.where(further < nearest, 1, best)
-            nearest = tl.minimum(further, nearest)
+            best, nearest = _closer(row, toward1, bias1, best, nearest, 1)
         if CLUSTERS > 2:
-            further = bias2 - tl.sum(row * toward2[None, :], axis=1)
-            best = tl.where(further < nearest, 2, best)
-            nearest = tl.minimum(further, nearest)
+            best, nearest = _closer(row, toward2, bias2, best, nearest, 2)
         if CLUSTERS > 3:
-            further = bias3 - tl.sum(row * toward3[None, :], axis=1)
-            best = tl.where(further < nearest, 3, best)
-
-        if WEIGHTED:
-            every += tl.sum(share[:, None] * row, axis=0)
-        else:
-            every += tl.sum(row, axis=0)
+            best, nearest = _closer(row, toward3, bias3, best, nearest, 3)
+        every += tl.sum(share[:, None] * row, axis=0) if WEIGHTED else tl.sum(row, axis=0)
         n0 += tl.where(best == 0, share, 0.0)
         if CLUSTERS > 1:
-            part = tl.where(best == 1, share, 0.0)
-            added1 += tl.sum(part[:, None] * row, axis=0)
-            n1 += part
+            added1, n1 = _add(row, share, best, 1, added1, n1)
         if CLUSTERS > 2:
-            part = tl.where(best == 2, share, 0.0)
-            added2 += tl.sum(part[:, None] * row, axis=0)
-            n2 += part
+            added2, n2 = _add(row, share, best, 2, added2, n2)
         if CLUSTERS > 3:
-            part = tl.where(best == 3, share, 0.0)
-            added3 += tl.sum(part[:, None] * row, axis=0)
-            n3 += part
+            added3, n3 = _add(row, share, best, 3, added3, n3)
 
     out = problem * chunks + chunk
-    target = sums + out * CLUSTERS * DIM + column
-    number = counts + out * CLUSTERS
-    present = tl.load(exists) != 0  # where the first center does not exist, none does
+    target, number = sums + out * CLUSTERS * DIM + column, counts + out * CLUSTERS
     if CLUSTERS > 1:
-        every -= added1
-        tl.store(target + DIM, added1, mask=within)
-        tl.store(number + 1, tl.sum(n1, axis=0))
+        every -= _store(target, number, added1, n1, within, 1, DIM)
     if CLUSTERS > 2:
-        every -= added2
-        tl.store(target + 2 * DIM, added2, mask=within)
-        tl.store(number + 2, tl.sum(n2, axis=0))
+        every -= _store(target, number, added2, n2, within, 2, DIM)
     if CLUSTERS > 3:
-        every -= added3
-        tl.store(target + 3 * DIM, added3, mask=within)
-        tl.store(number + 3, tl.sum(n3, axis=0))
-    tl.store(target, tl.where(present, every, 0.0), mask=within)
-    tl.store(number, tl.where(present, tl.sum(n0, axis=0), 0.0))
+        every -= _store(target, number, added3, n3, within, 3, DIM)
+    there = tl.load(exists) != 0  # where the first center does not exist, none does
+    _store(target, number, tl.where(there, every, 0.0), tl.where(there, n0, 0.0), within, 0, DIM)
     tl.store(total + out, tl.sum(squares, axis=0))

@@ -7,6 +7,8 @@ products give distances, and two give sums, as precise as float32 has them.
 import triton
 import triton.language as tl
 
+from brpg_lib.kernels.lloyd.triton_rows import load_rows
+
 MAX_CLUSTERS, MAX_DIM = 16, 256
 NEEDED_CAPABILITY, NEEDED_SHARED = (8, 0), 112 * 1024
 """What the device must have; the shared memory (bytes) is that of the widest rows."""
@@ -15,6 +17,13 @@ NEEDED_CAPABILITY, NEEDED_SHARED = (8, 0), 112 * 1024
 def tile(dim: int, clusters: int) -> dict[str, int]:
     """Sizes that fit the registers, and the shapes that tensor cores take."""
     return {"HEIGHT": 16, "WIDTH": max(16, triton.next_power_of_2(dim)), "SLOTS": 16, "num_warps": 4, "num_stages": 1}
+
+
+@triton.jit
+def _halves(values):  # type: ignore[no-untyped-def]
+    """Numbers of eleven bits, and what is left."""
+    high = (values.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return high, values - high
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -26,54 +35,37 @@ def many_clusters(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One chunk of rows against one set of centers: sums of up to CHUNK rows, HEIGHT rows at a time."""
     problem, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    group = problem // sets
-    running = tl.load(active + problem) != 0
-    start = chunk * CHUNK
-    stop = tl.where(running, tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK), start)
-
-    column = tl.arange(0, WIDTH)
-    within = column < DIM
-    slot = tl.arange(0, SLOTS)
-    used = slot < CLUSTERS
+    group, start = problem // sets, chunk * CHUNK
+    stop = tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK)
+    stop = tl.where(tl.load(active + problem) != 0, stop, start)
+    column, slot = tl.arange(0, WIDTH), tl.arange(0, SLOTS)
+    within, used = column < DIM, slot < CLUSTERS
     middle = tl.load(shift + group * DIM + column, mask=within, other=0.0)
     own = centers + (problem * CLUSTERS + slot[:, None]) * DIM + column[None, :]
     center = tl.load(own, mask=used[:, None] & within[None, :], other=0.0)
     exists = tl.load(allowed + group * CLUSTERS + slot, mask=used, other=0) != 0
     bias = tl.where(exists, tl.sum(center * center, axis=1), float("inf"))
-    coarse = (center.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-    fine = tl.trans(center - coarse)
-    coarse = tl.trans(coarse)
+    coarse, fine = _halves(center)
+    coarse, fine = tl.trans(coarse), tl.trans(fine)
     added = tl.zeros((SLOTS, WIDTH), dtype=tl.float32)
     number = tl.zeros((SLOTS,), dtype=tl.float32)
     squares = tl.zeros((WIDTH,), dtype=tl.float32)
 
     for begin in range(start, stop, HEIGHT):
-        place = begin + tl.arange(0, HEIGHT)
-        valid = place < stop
-        at = place.to(tl.int64)
-        if INDEXED:
-            at = tl.load(index + group * length + place, mask=valid, other=0)
-        cell = rows + group * group_stride + at[:, None] * row_stride + column[None, :]
-        inside = valid[:, None] & within[None, :]
-        row = tl.load(cell, mask=inside, other=0.0).to(tl.float32) - middle[None, :]
-        row = tl.where(inside, row, 0.0)
+        row, share = load_rows(
+            rows, index, weights, middle, begin, stop, group, length, group_stride, row_stride, weight_stride,
+            DIM, INDEXED, WEIGHTED, HEIGHT, WIDTH,
+        )  # fmt: skip
         squares += tl.sum(row * row, axis=0)
-        share = valid.to(tl.float32)
-        if WEIGHTED:
-            share = tl.load(weights + group * weight_stride + at, mask=valid, other=0.0)
-
-        high = (row.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        low = row - high
+        high, low = _halves(row)
         product = tl.dot(high, coarse, input_precision="tf32")
         product = tl.dot(high, fine, product, input_precision="tf32")
         product = tl.dot(low, coarse, product, input_precision="tf32")
         best = tl.argmin(bias[None, :] - 2.0 * product, axis=1)
         member = (slot[:, None] == best[None, :]) & exists[:, None]
         if WEIGHTED:  # a weight is no number of eleven bits
-            row = row * share[:, None]
-            high = (row.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-            low = row - high
-        one = tl.where(member & valid[None, :], 1.0, 0.0)
+            high, low = _halves(row * share[:, None])
+        one = tl.where(member, 1.0, 0.0)
         added = tl.dot(one, high, added, input_precision="tf32")
         added = tl.dot(one, low, added, input_precision="tf32")
         number += tl.sum(tl.where(member, share[None, :], 0.0), axis=1)

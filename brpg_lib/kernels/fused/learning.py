@@ -1,0 +1,33 @@
+"""All that a learn step needs of this folder; importing it needs Triton."""
+
+import torch
+
+from brpg_lib.kernels.fused.comparing import Options, compare_points
+from brpg_lib.kernels.fused.prototypes import directions, health, move
+from brpg_lib.kernels.fused.reading import Where, read_points
+from brpg_lib.kernels.fused.scores import scores
+
+__all__ = ["Options", "Where", "compare_points", "directions", "health", "move", "read_points", "rehearse", "scores"]
+
+
+def rehearse(device: torch.device) -> None:
+    """Run each kernel once on two points, forward and backward, and look at what comes out.
+
+    Raises:
+        RuntimeError: Something else than expected.
+    """
+    maps = torch.eye(2, device=device).view(1, 2, 1, 2).requires_grad_()
+    labels = torch.arange(2, device=device).view(1, 1, 2)
+    now, mask = torch.zeros((), dtype=torch.int64, device=device), torch.ones(2, 2, 1, dtype=torch.bool, device=device)
+    drawn = scores(labels.flatten(), torch.ones(2, device=device), torch.zeros((), device=device), (now, 0, 0), 2)
+    grid, pixels = (1, 2, 0, 1), torch.arange(2, device=device)
+    where = [Where(labels, None, None, grid), Where(labels, pixels, drawn, (0, 0, 0, 0))]
+    read = read_points([maps, maps], where, align_corners=True, num_classes=2, ignore_index=255)
+    bank = torch.eye(2, device=device).view(2, 1, 1, 2).repeat(1, 2, 1, 1)
+    idle = torch.zeros(2, 2, 1, dtype=torch.int64, device=device)
+    found = compare_points(read, directions(bank), mask.flatten(), Options(2, 2, 2, 0.1, 1.0))
+    found.terms[..., 0].sum().backward()
+    move(bank, mask, idle, found.pull, found.hits, 0.99)
+    numbers = [*found.counts.flatten().tolist(), *health(bank, mask, idle, 0.999, 1).tolist()]
+    if numbers != [2.0, 2.0, 2.0, 2.0, 4.0, 1.0, 2.0, 2.0] or maps.grad is None:
+        raise RuntimeError(f"expected other counts than {numbers}")
