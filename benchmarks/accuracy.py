@@ -199,8 +199,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--frameworks", nargs="+", choices=semi_supervised, default=semi_supervised, metavar="NAME",
                    help=f"among {', '.join(semi_supervised)} (default: all)")  # fmt: skip
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
+    known = ", ".join(map(repr, VARIANTS)).replace("%", "%%")  # argparse formats its help
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=[BASELINE, HEAD], metavar="NAME",
-                   help=f"among {', '.join(map(repr, VARIANTS))} (default: the first two)")  # fmt: skip
+                   help=f"among {known} (default: the first two)")  # fmt: skip
     add_training_options(p)
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="a field of the recipe, or of the head; may be repeated")  # fmt: skip
