@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,28 +105,79 @@ def cases() -> Iterator[Case]:
 
 
 def compile_case(case: Case) -> Compiled:
-    """Compile with Triton's own compiler and assembler, and read what they say."""
+    """Compile a k-means pass."""
+    from brpg_lib.kernels.lloyd import triton_lloyd
+
+    kernel, sizes = triton_lloyd.kernel_for(case.dim, case.clusters)
+    constants: dict[str, Any] = {"DIM": case.dim, "CLUSTERS": case.clusters, "CHUNK": triton_lloyd.CHUNK} | sizes
+    constants |= {"INDEXED": case.indexed, "WEIGHTED": case.weighted}
+    types = {"num_rows": "*i64", "index": "*i64", "allowed": "*u8", "active": "*u8", "rows": f"*{case.rows}"}
+    types |= dict.fromkeys(("shift", "centers", "weights", "sums", "counts", "total"), "*fp32")
+    strides = ("group_stride", "row_stride") if case.dim % 16 == 0 else ("group_stride",)
+    return compiled(kernel, types, constants, strides, case.capability, sizes["HEIGHT"] * case.dim * WIDTHS[case.rows])
+
+
+def learning(capability: int) -> Iterator[tuple[str, Compiled]]:
+    """The kernels of the learn step: at the sizes of PASCAL VOC, and at the largest that they take."""
+    from brpg_lib.kernels.fused import comparing, prototypes, reading, scores
+
+    real, number = "*fp32", "*i64"
+    types = {"labels": number, "confidence": real, "threshold": real, "now": number, "found": real, "seed": "i64"}
+    yield "scores", compiled(scores._scores, types, {"PER_CLASS": False, "BLOCK": scores.BLOCK}, (), capability)
+    types = {"maps": real, "labels": number, "pixels": number, "scores": real, "features": real, "inverse": real}
+    types |= {"classes": number, "dropped": "*i32", "gradient": real, "row_scale": "fp32", "column_scale": "fp32"}
+    for dim in (256, 1024):
+        for grid in (True, False):
+            sizes = {"GRID": grid, "SCORED": not grid, "CORNERS": True} | reading.tile(dim)
+            name = f"D={dim} {'grid' if grid else 'drawn'}"
+            limits = {"MIN_NORM": 1e-8, "MAX_NORM": 1e15}
+            yield f"read {name}", compiled(reading._read, types, sizes | limits, (), capability)
+            yield f"spread {name}", compiled(reading._spread, types, sizes, (), capability)
+    types = {"cosine": real, "inverse": real, "classes": number, "dropped": "*i32", "exists": "*u8", "member": real}
+    types |= dict.fromkeys(("parts", "gradient", "toward", "along"), real)
+    types |= {"sharpness": "fp32", "misclassified_weight": "fp32"}
+    for classes, slots in ((21, 6), (81, 6), (500, 6)):
+        for kernel in (comparing._compare, comparing._differentiate):
+            found = compiled(kernel, types, comparing.tile(classes, slots), (), capability)
+            yield f"{kernel.fn.__name__.strip('_')} C={classes}", found
+    types = {"prototypes": real, "mask": "*u8", "idle": number, "pull": real, "hits": real, "parts": real}
+    types |= {"momentum": "fp32", "collapsed": "fp32"}
+    for slots, dim in ((6, 256), (16, 1024)):
+        for kernel in (prototypes._move, prototypes._health):
+            found = compiled(kernel, types, prototypes.tile(dim, slots), (), capability)
+            yield f"{kernel.fn.__name__.strip('_')} D={dim}", found
+
+
+def compiled(
+    kernel: Any,
+    types: Mapping[str, str],
+    sizes: Mapping[str, Any],
+    aligned: Sequence[str],
+    capability: int,
+    rounds_bytes: int = 0,
+) -> Compiled:
+    """Compile with Triton's own compiler and assembler, and read what they say.
+
+    Args:
+        kernel: A jitted function.
+        types: Of its arguments, as Triton names them; ``i32`` if not among these.
+        sizes: Its constants, and the options of a launch.
+        aligned: Arguments that are divisible by 16, beside pointers.
+        capability: Of the GPU.
+        rounds_bytes: Of rows that a program reads in a round of its loop.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from brpg_lib.kernels.lloyd import triton_lloyd
-
-    kernel, sizes = triton_lloyd.kernel_for(case.dim, case.clusters)
-    options = {name: sizes.pop(name) for name in ("num_warps", "num_stages") if name in sizes}
-    constants: dict[str, Any] = {"DIM": case.dim, "CLUSTERS": case.clusters, "CHUNK": triton_lloyd.CHUNK} | sizes
-    constants |= {"INDEXED": case.indexed, "WEIGHTED": case.weighted}
-    pointers = {"num_rows": "*i64", "index": "*i64", "allowed": "*u8", "active": "*u8", "rows": f"*{case.rows}"}
-    floats = ("shift", "centers", "weights", "sums", "counts", "total")
-    types = pointers | dict.fromkeys(floats, "*fp32") | dict.fromkeys(constants, "constexpr")
-    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
-    # As at a launch: pointers, and strides of such rows, are divisible by 16.
-    aligned = [i for i, name in enumerate(kernel.arg_names) if name in {*pointers, *floats, "group_stride"}]
-    if case.dim % 16 == 0:
-        aligned.append(kernel.arg_names.index("row_stride"))
-    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    options = {"num_warps": 4} | {name: sizes[name] for name in ("num_warps", "num_stages") if name in sizes}
+    constants = {name: value for name, value in sizes.items() if name not in options}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    places = [i for i, name in enumerate(names) if signature[name].startswith("*") or name in aligned]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in places}
     source = ASTSource(kernel, signature, constants, attributes)
-    built = triton.compile(source, target=GPUTarget("cuda", case.capability, 32), options=options)
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     said, listing = _assembled(built.asm["ptx"], Path(triton.__file__).parent / "backends/nvidia/bin")
     return Compiled(
         kernel=kernel.fn.__name__,
@@ -134,7 +185,7 @@ def compile_case(case: Case) -> Compiled:
         spills=sum(map(int, re.findall(r"(\d+) bytes spill", said))),
         shared=built.metadata.shared,
         instructions=_longest_loop(listing),
-        rounds_bytes=sizes["HEIGHT"] * case.dim * WIDTHS[case.rows],
+        rounds_bytes=rounds_bytes,
         warps=options["num_warps"],
     )
 
@@ -166,7 +217,7 @@ def _longest_loop(listing: str) -> int:
 def table(found: dict[Case, Compiled]) -> Table:
     """All cases."""
     shown = Table(
-        "Compiled kernels",
+        "Compiled k-means passes",
         ("case", "kernel", "registers", "spills", "shared memory", "instructions", "per 8 KB", "floors"),
         notes=[
             "Instructions: of the loop, per warp and round; per 8 KB: of rows that are read.",
@@ -178,6 +229,14 @@ def table(found: dict[Case, Compiled]) -> Table:
         per_8_kb = kernel.instructions * kernel.warps * 8192 / kernel.rounds_bytes
         numbers = (kernel.registers, kernel.spills, kernel.shared, kernel.instructions, round(per_8_kb))
         shown.rows.append([case.name, kernel.kernel, *map(str, numbers), f"{kernel.floors:.2f}"])
+    return shown
+
+
+def steps_table(found: Mapping[str, Compiled]) -> Table:
+    """The kernels of the learn step."""
+    shown = Table("Compiled kernels of the learn step", ("case", "registers", "spills", "shared memory", "warps"))
+    for name, kernel in found.items():
+        shown.rows.append([name, *map(str, (kernel.registers, kernel.spills, kernel.shared, kernel.warps))])
     return shown
 
 
@@ -194,14 +253,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("kernels: TRITON_INTERPRET is set, so that nothing is compiled", file=sys.stderr)
         return 2
     try:
-        found = {case: compile_case(case) for case in cases()}
+        passes = {case: compile_case(case) for case in cases()}
+        steps = {f"sm_{cc} {name}": kernel for cc in CAPABILITIES for name, kernel in learning(cc)}
     except ImportError as error:
         print(f"kernels: {error}; pip install triton", file=sys.stderr)
         return 2
-    Console(width=140).print(table(found).rich())
+    console = Console(width=140)
+    console.print(table(passes).rich())
+    console.print(steps_table(steps).rich())
     if arguments.json is not None:
-        rows = [asdict(case) | asdict(kernel) | {"floors": kernel.floors} for case, kernel in found.items()]
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        rows = [asdict(case) | asdict(kernel) | {"floors": kernel.floors} for case, kernel in passes.items()]
+        result = {"passes": rows, "learning": {name: asdict(kernel) for name, kernel in steps.items()}}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

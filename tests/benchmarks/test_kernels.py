@@ -21,7 +21,7 @@ SHARED = 114_688
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All cases, from a process of its own: here kernels may be interpreted."""
     path = tmp_path_factory.mktemp("kernels") / "kernels.json"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -29,7 +29,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     print(done.stdout)
-    found: list[dict[str, Any]] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture
+def compiled(everything: dict[str, Any]) -> list[dict[str, Any]]:
+    """The k-means passes."""
+    found: list[dict[str, Any]] = everything["passes"]
     return found
 
 
@@ -61,6 +68,16 @@ def test_passes_over_the_queues_are_bound_by_memory(compiled: list[dict[str, Any
         if case["rows"] == "fp32" and case["dim"] == 256 and not case["indexed"]:
             per_8_kb = case["instructions"] * case["warps"] * 8192 / case["rounds_bytes"]
             assert per_8_kb <= {1: 450, 2: 760, 3: 1100, 4: 1450}.get(case["clusters"], 1900), name_of(case)
+
+
+@NEEDED
+def test_the_kernels_of_the_learn_step_fit(everything: dict[str, Any]) -> None:
+    found = everything["learning"]
+    assert len(found) == 4 * (1 + 8 + 6 + 4)
+    for name, kernel in found.items():
+        assert kernel["spills"] == 0, name
+        assert kernel["registers"] <= 255, name
+        assert kernel["shared"] <= 48 * 1024, f"{name}: every GPU has that much"
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

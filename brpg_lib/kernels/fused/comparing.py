@@ -98,13 +98,19 @@ class _Compare(torch.autograd.Function):
 def _launch(
     features: Tensor, kernel: Any, programs: int, tensors: tuple[Tensor, ...], options: Options, total: int
 ) -> None:
-    wide, deep = triton.next_power_of_2(options.num_classes), triton.next_power_of_2(options.slots)
     with torch.cuda.device_of(features):
         kernel[(programs,)](
             *tensors, total, options.num_labeled, 1.0 / options.temperature, options.misclassified_weight,
-            CLASSES=options.num_classes, SLOTS=options.slots, WIDE=wide, DEEP=deep,
-            BLOCK=min(POINTS, max(1, TILE // (wide * deep))), POINTS=POINTS,
+            **tile(options.num_classes, options.slots),
         )  # fmt: skip
+
+
+def tile(num_classes: int, slots: int) -> dict[str, int]:
+    """Sizes that fit the registers."""
+    wide, deep = triton.next_power_of_2(num_classes), triton.next_power_of_2(slots)
+    block = min(POINTS, max(1, TILE // (wide * deep)))
+    sizes = {"CLASSES": num_classes, "SLOTS": slots, "WIDE": wide, "DEEP": deep, "BLOCK": block, "POINTS": POINTS}
+    return sizes | {"num_warps": 4 if wide * deep <= TILE else 8}
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -6,6 +6,11 @@ import triton.language as tl
 from torch import Tensor
 
 
+def tile(dim: int, slots: int) -> dict[str, int]:
+    """The prototypes of a class, and their channels."""
+    return {"SLOTS": slots, "DEEP": triton.next_power_of_2(slots), "WIDTH": triton.next_power_of_2(dim)}
+
+
 def directions(prototypes: Tensor) -> Tensor:
     """Each prototype at length 1, ``(M, D)``; as ``torch.nn.functional.normalize``."""
     flat = prototypes.flatten(0, -2)
@@ -37,7 +42,7 @@ def move(prototypes: Tensor, mask: Tensor, idle: Tensor, pull: Tensor, hits: Ten
     with torch.cuda.device_of(mask):
         _move[(classes,)](
             prototypes, mask.view(torch.uint8), idle, pull, hits, parts, momentum, dim,
-            SLOTS=slots, DEEP=triton.next_power_of_2(slots), WIDTH=triton.next_power_of_2(dim),
+            **tile(dim, slots),
         )  # fmt: skip
     hit, expected = parts.sum(0)
     used: Tensor = hit / expected.clamp(min=1)
@@ -62,7 +67,7 @@ def health(prototypes: Tensor, mask: Tensor, idle: Tensor, collapsed: float, dea
     with torch.cuda.device_of(mask):
         _health[(classes,)](
             prototypes, mask.view(torch.uint8), idle, parts, collapsed, dead_after, dim,
-            SLOTS=slots, DEEP=triton.next_power_of_2(slots), WIDTH=triton.next_power_of_2(dim),
+            **tile(dim, slots),
         )  # fmt: skip
     number, similarity, pairs, fallen, dead = parts.sum(0)
     return torch.stack((number, similarity / pairs.clamp(min=1), fallen, dead))

@@ -128,16 +128,21 @@ def _launch(
         scales = ((height - 1) / (tall - 1) if tall > 1 else 0.0, (width - 1) / (wide - 1) if wide > 1 else 0.0)
     else:
         scales = (height / tall, width / wide)
-    columns = triton.next_power_of_2(dim)
-    block = max(1, TILE // columns)
+    sizes = tile(dim)
     with torch.cuda.device_of(values):
-        kernel[(triton.cdiv(where.number, block),)](
+        kernel[(triton.cdiv(where.number, sizes["BLOCK"]),)](
             values, labels, labels if where.pixels is None else where.pixels,
             labels if where.scores is None else where.scores, *found,
             where.number, dim, height, width, tall, wide, *where.grid, *scales, *values.stride(), *options,
             GRID=where.pixels is None, SCORED=where.scores is not None, CORNERS=align_corners,
-            BLOCK=block, WIDTH=columns, **constants,
+            **sizes, **constants,
         )  # fmt: skip
+
+
+def tile(dim: int) -> dict[str, int]:
+    """Sizes that fit the registers."""
+    width = triton.next_power_of_2(dim)
+    return {"BLOCK": max(1, TILE // width), "WIDTH": width}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
