@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch, check_step
 from brpg_lib.cluster.generation import new_generation
 from brpg_lib.collect.step import classes_in, collect
+from brpg_lib.graphs import GraphedHead
 from brpg_lib.head_state import HeadState
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.step import Losses, finish, follow, measure, no_losses
@@ -90,7 +91,7 @@ class PrototypeHead(HeadState):
             decide = torch.compiler.disable(self._decide) if torch.compiler.is_compiling() else self._decide
             output = decide(labeled, unlabeled, iteration)
         if self.training:
-            self._report(output.metrics)
+            self.report(output.metrics)
         return output
 
     def _decide(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, iteration: int | None) -> HeadOutput:
@@ -191,18 +192,10 @@ class PrototypeHead(HeadState):
         ranks = self.team.size if self.training else 1
         return finish(own.terms, total, used, self.config.point_balance, ranks)
 
-    def _report(self, health: Mapping[str, Tensor]) -> None:
-        """Say, without waiting for it, that ranks are out of step (always) or prototypes in a bad state (once)."""
-        named = [health[name] for name in diagnostics.LOOKED_AT]
+    def make_graphed(self) -> GraphedHead:
+        """This head to be called as before, but with its learn step as a CUDA graph, which takes the host no time.
 
-        def values() -> Tensor:
-            return torch.cat((self.team.in_step.float(), torch.stack([*named, self._missing().any().float()])))
-
-        found = self._reader.read(self.dropped.device, values)
-        if found is not None:
-            self.team.require_in_step(found[:3] > 0)
-            *numbers, missing = map(int, found[3:].tolist())
-            for name, text in diagnostics.warnings_about(*numbers).items():
-                self._warnings.warn(name, text)
-            if missing and self.settled:
-                self.timeline.unsettle()
+        The graph is captured in the first settled step, and replayed for batches of the same sizes. Elsewhere than on
+        CUDA nothing changes. See :class:`~brpg_lib.graphs.GraphedHead`.
+        """
+        return GraphedHead(self)

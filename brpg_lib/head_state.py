@@ -16,6 +16,7 @@ from brpg_lib.cluster.splitter import AdaptiveSplitter
 from brpg_lib.collect.queue import DTYPES, FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
 from brpg_lib.config import BRPGConfig
+from brpg_lib.learn import diagnostics
 from brpg_lib.learn.limits import ClassLimits
 from brpg_lib.learn.loss import PrototypeContrastiveLoss
 from brpg_lib.notices import LateReader, OneTimeWarnings
@@ -153,6 +154,22 @@ class HeadState(Resumable):
         """What the ranks of a training have to have in common."""
         own = self.identity() | {"schedule": dataclasses.asdict(self.schedule)} | self.progress()
         return flat(own) | {"rows": self.queue.rows.tolist()}
+
+    def report(self, health: Mapping[str, Tensor]) -> None:
+        """Say, without waiting for it, that ranks are out of step (always) or prototypes in a bad state (once)."""
+        named = [health[name] for name in diagnostics.LOOKED_AT]
+
+        def values() -> Tensor:
+            return torch.cat((self.team.in_step.float(), torch.stack([*named, self._missing().any().float()])))
+
+        found = self._reader.read(self.dropped.device, values)
+        if found is not None:
+            self.team.require_in_step(found[:3] > 0)
+            *numbers, missing = map(int, found[3:].tolist())
+            for name, text in diagnostics.warnings_about(*numbers).items():
+                self._warnings.warn(name, text)
+            if missing and self.settled:
+                self.timeline.unsettle()
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same where its state is loaded."""

@@ -87,6 +87,7 @@ LEVELS = (
     ("cluster",),
     ("learn", "timeline"),
     ("head_state",),
+    ("graphs",),
     ("head",),
     ("settings",),
     ("distributed", "projection", "tap", "cli"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -26,8 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.kernels import lloyd
+from brpg_lib.kernels import fused, lloyd
 from brpg_lib.notices import LateReader
+
+if lloyd.installed("triton"):
+    from brpg_lib.kernels.fused import comparing, prototypes, reading, scores
 
 
 @pytest.mark.cuda
@@ -139,6 +144,43 @@ def test_no_decision_of_a_step_depends_on_values(
 
 
 @needs_fake_cuda
+@pytest.mark.parametrize("options", OPTIONS)
+def test_launches_of_the_learn_step_with_its_kernels(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU is asked for in a step: kernels of our own, which have no values to work on here, and the rest."""
+    if not lloyd.installed("triton"):
+        pytest.skip("needs triton")
+    own: Counter[str] = Counter()
+
+    class Kernel:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            assert max(grid) > 0
+            return lambda *arguments, **sizes: own.update([self.name])
+
+    for module, names in (
+        (scores, ("_scores",)),
+        (reading, ("_read", "_spread")),
+        (comparing, ("_compare", "_differentiate")),
+        (prototypes, ("_normalize", "_move", "_health")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, Kernel(name))
+    monkeypatch.setattr(torch.cuda, "device_of", lambda values: nullcontext())
+    monkeypatch.setattr(fused, "kernels_for", lambda *_: fused.load())
+    with fake_cuda():
+        module, first, second = without_values(BRPGConfig(unlabeled_samples_per_image=9, **options), collects=False)
+        for batch in (first, second):
+            batch.features.requires_grad_()
+        with NoCopies() as guard:
+            module(first, second)
+    assert dict(own) == {"_scores": 1, "_read": 2, "_compare": 1, "_normalize": 1, "_move": 1, "_health": 1}
+    most = 60 if options.get("pseudo_label_share") is None else 95
+    assert guard.total + own.total() <= most, guard.launches
+
+
+@needs_fake_cuda
 @pytest.mark.parametrize(
     "planted",
     [
@@ -224,13 +266,18 @@ def test_the_learn_step_compiles_without_graph_breaks(backend: str, device: torc
     for part in (module, twin):
         part(*on(device, labeled(50), unlabeled(50)))
     compiled = torch.compile(module, backend=backend, fullgraph=True)
-    for i in range(6, 9):
+    for i in range(6, 26):
         batches, others = (on(device, labeled(10 * i), unlabeled(10 * i)) for _ in range(2))
-        out, expected = compiled(*batches), twin(*others)
+        with torch._dynamo.config.patch(error_on_recompile=i > 6):  # once is enough, whatever the values
+            out = compiled(*batches)
+        expected = twin(*others)
         assert_close(out.loss, expected.loss, atol=1e-5, rtol=1e-5)
         for one, two in zip(gradients(out, *batches), gradients(expected, *others), strict=True):
             assert_close(one, two, atol=1e-6, rtol=1e-4)
         assert_close(module.bank.prototypes, twin.bank.prototypes, atol=1e-5, rtol=1e-5)
+        assert out.metrics.keys() == expected.metrics.keys()
+        for name, value in expected.metrics.items():
+            assert_close(out.metrics[name], value, atol=1e-5, rtol=1e-5)
         assert module.iteration == twin.iteration == i + 1
     torch._dynamo.reset()
 
