@@ -118,15 +118,31 @@ def compile_case(case: Case) -> Compiled:
 
 
 def learning(capability: int) -> Iterator[tuple[str, Compiled]]:
-    """The kernels of the learn step: at the sizes of PASCAL VOC, and at the largest that they take."""
-    from brpg_lib.kernels.fused import comparing, prototypes, reading, scores
+    """The kernels of the collect and the learn step: at the sizes of PASCAL VOC, and on two GPUs at the largest."""
+    from brpg_lib.kernels.fused import collecting, comparing, prototypes, reading, scores
 
     real, number = "*fp32", "*i64"
     types = {"labels": number, "confidence": real, "threshold": real, "now": number, "found": real, "seed": "i64"}
     yield "scores", compiled(scores._scores, types, {"PER_CLASS": False, "BLOCK": scores.BLOCK}, (), capability)
+    types |= {"candidates": "*u8", "number": number, "cost": real}
+    yield "race", compiled(scores._race, types, {"COSTLY": True, "BLOCK": scores.BLOCK}, (), capability)
+    types = {"maps": real, "logits": real, "thresholds": real, "look": "*u8", "groups": number, "classes": number}
+    types |= {"confidence": real, "lost": "*i32", "refused": "*i32", "row_scale": "fp32", "column_scale": "fp32"}
+    types |= {"floor": "fp32", "slot": number, "sure": real, "order": number, "bounds": number, "cursor": number}
+    types |= {"features": "*fp16", "rows": number}
+    largest = capability in (CAPABILITIES[0], CAPABILITIES[-1])
+    for classes in (21, 500) if largest else (21,):
+        for seen in (True, False):
+            given = {"LABELED": seen, "SHOWN": not seen, "NARROW": True, "MAX_NORM": 1e15}
+            name = f"judge C={classes} {'labeled' if seen else 'weak'}"
+            yield name, compiled(collecting._judge, types, collecting.tile(classes) | given, (), capability)
+    yield "slots", compiled(collecting._slots, types, {"BLOCK": collecting.PIXELS}, (), capability)
+    yield "advance", compiled(collecting._advance, types, {"BLOCK": 64}, (), capability)
+    for dim in (256, 1024) if largest else (256,):
+        yield f"write D={dim}", compiled(collecting._write, types, reading.tile(dim), (), capability)
     types = {"maps": real, "labels": number, "pixels": number, "scores": real, "features": real, "inverse": real}
     types |= {"classes": number, "dropped": "*i32", "gradient": real, "row_scale": "fp32", "column_scale": "fp32"}
-    for dim in (256, 1024):
+    for dim in (256, 1024) if largest else (256,):
         for grid in (True, False):
             sizes = {"GRID": grid, "SCORED": not grid, "CORNERS": True} | reading.tile(dim)
             name = f"D={dim} {'grid' if grid else 'drawn'}"
@@ -136,13 +152,13 @@ def learning(capability: int) -> Iterator[tuple[str, Compiled]]:
     types = {"cosine": real, "inverse": real, "classes": number, "dropped": "*i32", "exists": "*u8", "member": real}
     types |= dict.fromkeys(("parts", "gradient", "toward", "along"), real)
     types |= {"sharpness": "fp32", "misclassified_weight": "fp32"}
-    for classes, slots in ((21, 6), (81, 6), (500, 6)):
+    for classes, slots in ((21, 6), (81, 6), (500, 6)) if largest else ((21, 6), (81, 6)):
         for kernel in (comparing._compare, comparing._differentiate):
             found = compiled(kernel, types, comparing.tile(classes, slots), (), capability)
             yield f"{kernel.fn.__name__.strip('_')} C={classes}", found
     types = {"prototypes": real, "mask": "*u8", "idle": number, "pull": real, "hits": real, "parts": real}
     types |= {"momentum": "fp32", "collapsed": "fp32"}
-    for slots, dim in ((6, 256), (16, 1024)):
+    for slots, dim in ((6, 256), (16, 1024)) if largest else ((6, 256),):
         for kernel in (prototypes._move, prototypes._health):
             found = compiled(kernel, types, prototypes.tile(dim, slots), (), capability)
             yield f"{kernel.fn.__name__.strip('_')} D={dim}", found
@@ -233,8 +249,10 @@ def table(found: dict[Case, Compiled]) -> Table:
 
 
 def steps_table(found: Mapping[str, Compiled]) -> Table:
-    """The kernels of the learn step."""
-    shown = Table("Compiled kernels of the learn step", ("case", "registers", "spills", "shared memory", "warps"))
+    """The kernels of the collect and the learn step."""
+    shown = Table(
+        "Compiled kernels of the collect and the learn step", ("case", "registers", "spills", "shared memory", "warps")
+    )
     for name, kernel in found.items():
         shown.rows.append([name, *map(str, (kernel.registers, kernel.spills, kernel.shared, kernel.warps))])
     return shown

@@ -11,6 +11,7 @@ from torch import Tensor
 from brpg_lib.collect.samples import NONE, Samples
 from brpg_lib.kernels import reading
 from brpg_lib.kernels.choosing import places_of
+from brpg_lib.kernels.device import on_host, widest
 
 
 class Pixels:
@@ -50,3 +51,22 @@ def labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:
     rows = reading.nearest(labels.shape[1], size[0], labels.device)
     columns = reading.nearest(labels.shape[2], size[1], labels.device)
     return labels[:, rows[:, None], columns].long()
+
+
+def sums_of_own_class(probability: Tensor, labels: Tensor, has_class: Tensor) -> Tensor:
+    """For each class, the sum over its pixels of the finite probabilities ``(B, C, H, W)`` of it, and how many.
+
+    Returns:
+        ``(2, C)``, float64 where there is: float32 would lose the small addends of a million pixels.
+    """
+    wide, num_classes = widest(labels.device), probability.shape[1]
+    if on_host(labels.device):
+        own = probability.gather(1, labels[:, None])[:, 0]
+        counted = has_class & own.isfinite()
+        values = torch.stack((torch.where(counted, own, 0.0), counted), dim=-1).flatten(0, 2).to(wide)
+        return values.new_zeros(num_classes, 2).index_add_(0, labels.flatten(), values).T
+    # Elsewhere all pixels of a class would wait for one place to add to.
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    counted = (labels[:, None] == classes) & has_class[:, None] & probability.isfinite()
+    sums = torch.where(counted, probability, 0.0).sum((0, 2, 3), dtype=wide)
+    return torch.stack((sums, counted.sum((0, 2, 3)).to(wide)))

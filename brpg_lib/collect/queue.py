@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -153,6 +154,13 @@ class FeatureQueue(StateModule):
         shape = (self.num_classes, self.num_groups)
         self.cursor[:, : self.num_groups] = ((cursor + counts) % self.capacity).view(shape)
         self.rows[:, : self.num_groups] = (rows + counts).clamp(max=self.capacity).view(shape)
+
+    @torch.no_grad()
+    def take(self, kernels: ModuleType, maps: list[Tensor], found: Any, refused: Tensor) -> None:
+        """:meth:`add` of pixels right from their maps, by :mod:`brpg_lib.kernels.fused`; ``refused ()`` are counted."""
+        self._allocate()
+        self.dropped += refused
+        kernels.write_rings(maps, found, self.features, self.confidence, self.rows, self.cursor)
 
     @torch.no_grad()
     def fill_rare_classes(self, among: Tensor | None = None) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
-from brpg_lib.collect.pixels import Pixels, Source, labels_at, probabilities
+from brpg_lib.collect.pixels import Pixels, Source, labels_at, probabilities, sums_of_own_class
 from brpg_lib.collect.samples import FALLBACK, HIGH, LOW, NONE, Samples
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.choosing import can_exceed, draw
 from brpg_lib.kernels.classes import known_classes
-from brpg_lib.kernels.device import on_host, widest
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.kernels.segments import counts_by_index, positions_in_group
 from brpg_lib.kernels.vectors import is_finite
@@ -161,8 +160,7 @@ class ConfidenceSampler(StateModule):
     @torch.no_grad()
     def sample(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> tuple[Samples, Samples]:
         """:meth:`forward` of batches that are checked, with the vectors of labeled and of unlabeled images apart."""
-        if self.training and self.config.class_adaptive is not None:
-            self._follow_confidence(labeled)
+        self.begin(labeled)
         own, rare = self._labeled_pixels(labeled)
         sources = [own]
         if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
@@ -170,10 +168,25 @@ class ConfidenceSampler(StateModule):
         samples = self._draw([source.pixels for source in sources])
         if rare is not None:
             samples[0] = Samples.joined([samples[0], self._draw_per_class(rare)])
-        if self.training:
-            self.draws += 1
+        self.end()
         samples = [replace(part, dropped=source.dropped) for part, source in zip(samples, sources, strict=True)]
         return samples[0], samples[1] if len(samples) == 2 else samples[0].none()
+
+    @torch.no_grad()
+    def begin(self, labeled: LabeledBatch) -> None:
+        """What comes before sampling a step: thresholds follow the labeled images."""
+        if self.training and self.config.class_adaptive is not None:
+            self._follow_confidence(labeled)
+
+    def end(self) -> None:
+        """What comes after it: the next step draws other pixels."""
+        if self.training:
+            self.draws += 1
+
+    @property
+    def floor(self) -> float:
+        """Confidence above which a right pixel is low: ``confidence_floor``, and none with ``class_adaptive``."""
+        return self.config.confidence_floor if self.config.class_adaptive is None else -1.0
 
     def _labeled_pixels(self, labeled: LabeledBatch) -> tuple[Source, Pixels | None]:
         """Pixels that the student predicts right; with the fallback for rare classes, also all that have a class."""
@@ -185,7 +198,7 @@ class ConfidenceSampler(StateModule):
         confidence, predicted = probability.max(dim=1)
         usable = confidence.isfinite() & is_finite(labeled.features).flatten()
         high = confidence >= self.class_thresholds()[labels]
-        above_floor = confidence > (config.confidence_floor if config.class_adaptive is None else -1.0)
+        above_floor = confidence > self.floor
         groups = torch.where(high, HIGH, torch.where(above_floor, LOW, NONE))
         right = has_class & usable & (predicted == labels)
         pixels = Pixels(labeled.features, labels, torch.where(right, groups, NONE), confidence)
@@ -206,26 +219,39 @@ class ConfidenceSampler(StateModule):
         groups = torch.where(shown & usable & (confidence >= self.config.confidence_threshold), HIGH, NONE)
         return Source(Pixels(features, predicted, groups, confidence), (shown & ~usable).sum())
 
-    def _key(self, group: int) -> Tensor:
-        """Seed ``()`` int64 of what is drawn for a group in this call."""
-        return fold(self.draws, self.seed, rank(self.process_group), group)
+    def _key(self, group: int) -> tuple[Tensor, int, int, int]:
+        """What seeds the draw for a group in this call."""
+        return self.draws, self.seed, rank(self.process_group), group
 
     def _draw(self, pixels: list[Pixels]) -> list[Samples]:
-        """The chosen pixels of each source, under the caps that all share: unlabeled images have no low group."""
-        num_images, num_labeled = sum(len(p.maps) for p in pixels), len(pixels[0].maps)
-        high, low = (self.config.samples_per_image * count for count in (num_images, num_labeled))
+        """The chosen pixels of each source."""
         classes, groups = torch.cat([p.classes for p in pixels]), torch.cat([p.groups for p in pixels])
-        caps: Sequence[tuple[int, int]] = ((HIGH, high), (LOW, low))
+        images = [len(p.maps) for p in pixels]
+        parts = self.under_caps(groups, classes, images).split([len(p.groups) for p in pixels])
+        most = (sum(cap for _, cap in self._caps(images)), self.config.samples_per_image * sum(images))
+        return [p.with_groups(part).candidates(n) for p, part, n in zip(pixels, parts, most, strict=False)]
+
+    def under_caps(self, groups: Tensor, classes: Tensor, images: Sequence[int]) -> Tensor:
+        """The groups ``(M,)`` of pixels, without those that the draw leaves out.
+
+        Args:
+            groups: ``(M,)`` int64, -1 for no candidate.
+            classes: ``(M,)`` int64.
+            images: Numbers of labeled and, if there are any, of unlabeled images.
+        """
         if not self.config.separate_confidence:
-            groups, caps = groups.clamp(max=HIGH), ((HIGH, high + low),)
-        for group, cap in caps:
+            groups = groups.clamp(max=HIGH)
+        for group, cap in self._caps(images):
             candidates = groups == group
             if can_exceed(candidates, cap):
                 kept = draw(candidates, cap, self._key(group), self._costs(candidates, classes))
                 groups = torch.where(candidates & ~kept, NONE, groups)
-        parts = groups.split([len(p.groups) for p in pixels])
-        most = (high + low, high)
-        return [p.with_groups(part).candidates(n) for p, part, n in zip(pixels, parts, most, strict=False)]
+        return groups
+
+    def _caps(self, images: Sequence[int]) -> list[tuple[int, int]]:
+        """Pixels of each group at most, which all images share: unlabeled ones have no low group."""
+        high, low = (self.config.samples_per_image * count for count in (sum(images), images[0]))
+        return [(HIGH, high), (LOW, low)] if self.config.separate_confidence else [(HIGH, high + low)]
 
     def _costs(self, candidates: Tensor, classes: Tensor) -> Tensor | None:
         """What drawing a pixel costs ``(N,)``: the more, the more candidates its class has; None for all alike."""
@@ -239,7 +265,7 @@ class ConfidenceSampler(StateModule):
         """At most ``samples_per_image`` pixels of each class, drawn uniformly."""
         candidates = pixels.groups != NONE
         number = (candidates.cumsum(0) - 1).clamp(min=0)
-        order = uniform((len(number),), self._key(FALLBACK))[number].argsort()
+        order = uniform((len(number),), fold(*self._key(FALLBACK)))[number].argsort()
         classes, by_class = torch.where(candidates, pixels.classes, self.num_classes)[order].sort(stable=True)
         _, position = positions_in_group(classes, self.num_classes)
         cap = self.config.samples_per_image
@@ -254,28 +280,9 @@ class ConfidenceSampler(StateModule):
         logits = nn.functional.interpolate(
             labeled.logits.float(), labels.shape[1:], mode="bilinear", align_corners=self.config.align_corners
         )
-        sums = _sums_of_own_class(logits.softmax(dim=1), labels, has_class)
+        sums = sums_of_own_class(logits.softmax(dim=1), labels, has_class)
         all_reduce_sum(sums, self.process_group)
         mean = sums[0] / sums[1].clamp(min=1)
         momentum = self.config.adaptive_momentum
         moved = momentum * self.thresholds + (1 - momentum) * mean.float()
         self.thresholds.copy_(torch.where(sums[1] > 0, moved, self.thresholds))
-
-
-def _sums_of_own_class(probability: Tensor, labels: Tensor, has_class: Tensor) -> Tensor:
-    """For each class, the sum over its pixels of the finite probabilities ``(B, C, H, W)`` of it, and how many.
-
-    Returns:
-        ``(2, C)``, float64 where there is: float32 would lose the small addends of a million pixels.
-    """
-    wide, num_classes = widest(labels.device), probability.shape[1]
-    if on_host(labels.device):
-        own = probability.gather(1, labels[:, None])[:, 0]
-        counted = has_class & own.isfinite()
-        values = torch.stack((torch.where(counted, own, 0.0), counted), dim=-1).flatten(0, 2).to(wide)
-        return values.new_zeros(num_classes, 2).index_add_(0, labels.flatten(), values).T
-    # Elsewhere all pixels of a class would wait for one place to add to.
-    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
-    counted = (labels[:, None] == classes) & has_class[:, None] & probability.isfinite()
-    sums = torch.where(counted, probability, 0.0).sum((0, 2, 3), dtype=wide)
-    return torch.stack((sums, counted.sum((0, 2, 3)).to(wide)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
-from brpg_lib.collect.samples import Samples
+from brpg_lib.collect.samples import NONE, Samples
+from brpg_lib.kernels import fused
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, gather_rows, world_size
 
 
@@ -26,12 +29,50 @@ def collect(
     Returns:
         ``()`` int64, pixels left out because they were not finite.
     """
+    dim = labeled.features.shape[1]
+    kernels = fused.kernels_for(labeled.features.device, dim, queue.num_classes, queue.num_groups)
+    alone = world_size(group) == 1 and queue.features.device == labeled.features.device
+    if kernels is not None and alone and not queue.fallback_capacity:
+        return _in_few_launches(kernels, sampler, queue, labeled, unlabeled)
     refused = queue.dropped.clone()
     parts = sampler.sample(labeled, unlabeled)
     for part in parts:
         queue.add(_of_all_ranks(_worth_moving(part, queue, group), group))
     lost = all_reduce_sum(parts[0].dropped + parts[1].dropped, group)
     return lost + (queue.dropped - refused).to(lost.device)
+
+
+@torch.no_grad()
+def _in_few_launches(
+    kernels: ModuleType,
+    sampler: ConfidenceSampler,
+    queue: FeatureQueue,
+    labeled: LabeledBatch,
+    unlabeled: UnlabeledBatch | None,
+) -> Tensor:
+    """The same by kernels that read features where they are, and write them where they go."""
+    assert labeled.logits is not None
+    sampler.begin(labeled)
+    maps, logits = [labeled.features.detach()], [labeled.logits.detach()]
+    if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
+        maps.append(unlabeled.weak_features.detach())
+        logits.append(unlabeled.weak_logits.detach())
+    sizes = [values.shape[0] * values.shape[2] * values.shape[3] for values in maps]
+    found = kernels.Candidates.empty(sum(sizes), queue.features.device)
+    own = sampler.class_thresholds(), sampler.floor, labeled.labels, None
+    kernels.judge_pixels(found, 0, maps[0], logits[0], *own, queue.dtype)
+    if len(maps) > 1:
+        assert unlabeled is not None
+        constant = torch.full_like(sampler.thresholds, sampler.config.confidence_threshold)
+        others = constant, 0.0, None, unlabeled.weak_valid
+        kernels.judge_pixels(found, sizes[0], maps[1], logits[1], *others, queue.dtype)
+    groups = sampler.under_caps(found.groups, found.classes, [len(values) for values in maps])
+    found = found._replace(groups=groups)
+    sampler.end()
+    refused = ((groups != NONE) & (found.refused > 0)).sum()
+    queue.take(kernels, maps, found, refused)
+    lost: Tensor = found.lost.sum() + refused
+    return lost
 
 
 def _worth_moving(samples: Samples, queue: FeatureQueue, group: ProcessGroup) -> Samples:

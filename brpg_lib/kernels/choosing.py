@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from brpg_lib.kernels import fused
 from brpg_lib.kernels.device import on_host
-from brpg_lib.kernels.random import uniform
+from brpg_lib.kernels.random import fold, uniform
 
 
 def can_exceed(candidates: Tensor, count: int) -> bool:
@@ -20,25 +21,28 @@ def can_exceed(candidates: Tensor, count: int) -> bool:
     return len(candidates) > count and not (on_host(candidates.device) and int(candidates.sum()) <= count)
 
 
-def draw(candidates: Tensor, count: int, key: Tensor, cost: Tensor | None = None) -> Tensor:
+def draw(candidates: Tensor, count: int, key: tuple[Tensor, int, int, int], cost: Tensor | None = None) -> Tensor:
     """At most ``count`` of the candidates, without replacement.
 
     Args:
         candidates: ``(N,)`` bool.
         count: How many are left at most.
-        key: ``()`` int64 seed.
+        key: ``()`` int64 and integers that seed the draw.
         cost: ``(N,)`` above 0; a candidate is drawn in proportion to one over it. None for all alike.
 
     Returns:
         ``(N,)`` bool.
     """
-    number = (candidates.cumsum(0) - 1).clamp(min=0)
+    number = candidates.cumsum(0)
     # Exponential race (Efraimidis and Spirakis, 2006): the largest of log(u) / weight are a draw without replacement in
     # proportion to the weights. The n-th candidate has the n-th number, however many others there are.
-    scores = uniform((len(candidates),), key)[number].log()
-    if cost is not None:
-        scores = scores * cost
-    winners = torch.where(candidates, scores, -torch.inf).topk(min(count, len(scores)), sorted=False).indices
+    kernels = fused.kernels_for(candidates.device)
+    if kernels is not None:
+        scores = kernels.race(candidates, number, key, cost)
+    else:
+        scores = uniform((len(candidates),), fold(*key))[(number - 1).clamp(min=0)].log()
+        scores = torch.where(candidates, scores if cost is None else scores * cost, -torch.inf)
+    winners = scores.topk(min(count, len(scores)), sorted=False).indices
     return torch.zeros_like(candidates).index_fill(0, winners, True) & candidates
 
 

@@ -32,7 +32,7 @@ from brpg_lib.kernels import fused, lloyd
 from brpg_lib.notices import LateReader
 
 if lloyd.installed("triton"):
-    from brpg_lib.kernels.fused import comparing, prototypes, reading, scores
+    from brpg_lib.kernels.fused import collecting, comparing, prototypes, reading, scores
 
 
 @pytest.mark.cuda
@@ -143,12 +143,20 @@ def test_no_decision_of_a_step_depends_on_values(
             out.loss.item()
 
 
+LEARNS = {"_scores": 1, "_read": 2, "_compare": 1, "_normalize": 1, "_move": 1, "_health": 1}
+COLLECTS = {"_judge": 2, "_slots": 1, "_write": 2, "_advance": 1, "_health": 1}
+
+
 @needs_fake_cuda
-@pytest.mark.parametrize("options", OPTIONS)
-def test_launches_of_the_learn_step_with_its_kernels(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("options", [options for options in OPTIONS if "rare_class_fallback" not in options])
+def test_launches_of_a_step_with_its_kernels(
+    options: dict[str, Any], collects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a GPU is asked for in a step: kernels of our own, which have no values to work on here, and the rest."""
     if not lloyd.installed("triton"):
         pytest.skip("needs triton")
+    monkeypatch.setattr(lloyd, "choose", lambda *_: "torch")
     own: Counter[str] = Counter()
 
     class Kernel:
@@ -160,23 +168,28 @@ def test_launches_of_the_learn_step_with_its_kernels(options: dict[str, Any], mo
             return lambda *arguments, **sizes: own.update([self.name])
 
     for module, names in (
-        (scores, ("_scores",)),
+        (scores, ("_scores", "_race")),
         (reading, ("_read", "_spread")),
         (comparing, ("_compare", "_differentiate")),
         (prototypes, ("_normalize", "_move", "_health")),
+        (collecting, ("_judge", "_slots", "_write", "_advance")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, Kernel(name))
     monkeypatch.setattr(torch.cuda, "device_of", lambda values: nullcontext())
     monkeypatch.setattr(fused, "kernels_for", lambda *_: fused.load())
     with fake_cuda():
-        module, first, second = without_values(BRPGConfig(unlabeled_samples_per_image=9, **options), collects=False)
+        module, first, second = without_values(BRPGConfig(unlabeled_samples_per_image=9, **options), collects)
         for batch in (first, second):
             batch.features.requires_grad_()
         with NoCopies() as guard:
             module(first, second)
-    assert dict(own) == {"_scores": 1, "_read": 2, "_compare": 1, "_normalize": 1, "_move": 1, "_health": 1}
+    caps = own.pop("_race", 0)
+    assert caps == (0 if not collects or "samples_per_image" not in options else 2 - ("separate_confidence" in options))
+    assert dict(own) == (COLLECTS if collects else LEARNS)
     most = 60 if options.get("pseudo_label_share") is None else 95
+    if collects:
+        most = 80 if options.keys() <= {"pseudo_label_share", "point_balance", "misclassified_weight"} else 115
     assert guard.total + own.total() <= most, guard.launches
 
 

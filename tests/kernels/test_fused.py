@@ -1,4 +1,4 @@
-"""The learn step's kernels against plain torch: interpreted where there is no GPU, on it where there is one."""
+"""The kernels of the steps against plain torch: interpreted where there is no GPU, on it where there is one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from brpg_lib import BRPGConfig, LabeledBatch, PrototypeBank, PrototypeContrastiveLoss, UnlabeledBatch
+from brpg_lib import (
+    BRPGConfig,
+    ConfidenceSampler,
+    FeatureQueue,
+    LabeledBatch,
+    PrototypeBank,
+    PrototypeContrastiveLoss,
+    UnlabeledBatch,
+)
+from brpg_lib.collect.step import collect
 from brpg_lib.kernels import fused, lloyd
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.learn import diagnostics
@@ -148,6 +157,8 @@ def test_a_step_measures_the_same(
         assert other.dtype == one.dtype
         assert other.is_contiguous() or not one.is_contiguous()
         exact = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
+        if dim == 1:  # the gradient is 0 but for rounding: a number has no direction to turn to
+            exact = {"atol": 1e-3, "rtol": 0.0}
         assert_close(other, one, **exact)
 
 
@@ -249,3 +260,58 @@ def test_a_batch_of_each_kind_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             weak_logits=second.weak_logits,
         )
         alike(twin(first, second).loss, module(turned, other).loss)
+
+
+@settings(phases=[Phase.explicit, Phase.generate])
+@given(
+    seed=st.integers(0, 999),
+    classes=st.integers(1, 5),
+    dim=st.sampled_from([1, 3, 40]),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    image=st.tuples(st.integers(1, 23), st.integers(1, 23)),
+    weak=st.none() | st.tuples(st.integers(1, 3), st.tuples(st.integers(1, 7), st.integers(1, 7)), st.booleans()),
+    broken=st.sampled_from([None, float("nan"), float("inf"), 3e20, 7e4]),
+    capacity=st.sampled_from([1, 5, 1000]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    options=st.fixed_dictionaries(
+        {
+            "samples_per_image": st.sampled_from([3, 5000]),
+            "class_balance": st.sampled_from([None, 0.5]),
+            "class_adaptive": st.sampled_from([None, (0.5, 0.9)]),
+            "separate_confidence": st.booleans(),
+            "confidence_floor": st.sampled_from([0.0, 0.4]),
+        }
+    ),
+)
+def test_queues_fill_the_same(seed, classes, dim, size, image, weak, broken, capacity, dtype, options):
+    config = BRPGConfig(queue_size=capacity, **options)
+    made = {"num_classes": classes, "dim": dim, "image": image, "size": size}
+    batches = []
+    for step in range(3):
+        first, second = labeled(seed + step, **made, ignored=0.2), None
+        if broken is not None:
+            first.features.data[0, :, 0, 0] = broken
+            first.logits[0, :, -1, -1] = broken
+        if weak is not None:
+            count, area, padded = weak
+            second = unlabeled(seed + step, **made, weak_images=count, weak_size=area)
+            if padded:
+                shown = torch.rand(count, *image, generator=torch.Generator().manual_seed(seed)) > 0.3
+                second = fresh(second, weak_valid=shown)
+        batches.append([None if batch is None else batch.to(DEVICE) for batch in (first, second)])
+
+    def call() -> tuple[FeatureQueue, list[int]]:
+        queue = FeatureQueue(classes, dim, **config.arguments_of(FeatureQueue), dtype=dtype).to(DEVICE)
+        sampler = ConfidenceSampler(classes, **config.arguments_of(ConfidenceSampler), seed=seed).to(DEVICE)
+        return queue, [int(collect(sampler, queue, *pair, None)) for pair in batches]
+
+    (plain, lost), (found, missing) = both_ways(call)
+    assert lost == missing
+    assert plain.dropped == found.dropped
+    assert torch.equal(plain.rows, found.rows)
+    assert torch.equal(plain.cursor, found.cursor)
+    if dtype == torch.bfloat16 and DEVICE.type == "cpu":  # the interpreter cuts off where a GPU rounds
+        assert_close(found.features, plain.features, atol=0.0, rtol=2**-7)
+    else:
+        assert torch.equal(plain.features, found.features)
+    assert_close(found.confidence, plain.confidence, atol=1e-6, rtol=1e-6)

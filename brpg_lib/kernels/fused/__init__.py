@@ -19,7 +19,7 @@ MAX_DIM, MAX_SLOTS, MAX_TILE = 1024, 4096, 16384
 """What one program holds, each number as a power of two: channels; prototypes; channels of a class's prototypes."""
 
 
-def kernels_for(device: torch.device, dim: int, num_classes: int, slots: int) -> ModuleType | None:
+def kernels_for(device: torch.device, dim: int = 1, num_classes: int = 1, slots: int = 1) -> ModuleType | None:
     """The functions, where they can run; None where plain torch has to.
 
     Args:

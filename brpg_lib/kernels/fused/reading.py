@@ -142,7 +142,7 @@ def _launch(
 def tile(dim: int) -> dict[str, int]:
     """Sizes that fit the registers."""
     width = triton.next_power_of_2(dim)
-    return {"BLOCK": max(1, TILE // width), "WIDTH": width}
+    return {"BLOCK": max(1, TILE // width), "WIDTH": width, "num_warps": 4 if width <= 512 else 8}
 
 
 @triton.jit  # type: ignore[untyped-decorator]

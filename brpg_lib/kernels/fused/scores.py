@@ -35,6 +35,31 @@ def scores(labels: Tensor, confidence: Tensor, threshold: Tensor, key: tuple[Ten
     return found
 
 
+def race(candidates: Tensor, number: Tensor, key: tuple[Tensor, int, int, int], cost: Tensor | None) -> Tensor:
+    """A score for each candidate, of which the largest are a draw, and -inf for all others.
+
+    As in :func:`brpg_lib.kernels.choosing.draw`.
+
+    Args:
+        candidates: ``(N,)`` bool.
+        number: ``(N,)`` int64, how many candidates there are up to each.
+        key: ``()`` int64 calls so far, seed, rank and group.
+        cost: ``(N,)`` above 0, or None for 1.
+
+    Returns:
+        ``(N,)`` float32.
+    """
+    found = torch.empty(len(candidates), device=candidates.device)
+    now, seed, rank, group = key
+    weight = found if cost is None else cost.float()
+    with torch.cuda.device_of(candidates):
+        _race[(triton.cdiv(len(candidates), BLOCK),)](
+            candidates.view(torch.uint8), number, weight, now, found, seed, rank, group, len(candidates),
+            COSTLY=cost is not None, BLOCK=BLOCK,
+        )  # fmt: skip
+    return found
+
+
 @triton.jit
 def _mix(value):  # type: ignore[no-untyped-def]
     value = ((value ^ (value >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
@@ -54,6 +79,14 @@ def _mix_32(value):  # type: ignore[no-untyped-def]
     return value ^ ((value >> 16) & 0xFFFF)
 
 
+@triton.jit
+def _uniform(index, key):  # type: ignore[no-untyped-def]
+    """Numbers in (0, 1), as :func:`brpg_lib.kernels.random.uniform`."""
+    value = _mix_32(index + key.to(tl.int32)) ^ _fold(key, 1).to(tl.int32)
+    value = (_mix_32(value) >> 9) & 0x7FFFFF
+    return value.to(tl.float32) * 1.1920928955078125e-07 + 5.9604644775390625e-08
+
+
 @triton.jit(do_not_specialize=["seed", "rank"])  # type: ignore[untyped-decorator]
 def _scores(  # type: ignore[no-untyped-def]
     labels, confidence, threshold, now, found, seed, rank, length, classes,
@@ -68,7 +101,21 @@ def _scores(  # type: ignore[no-untyped-def]
     limit = tl.load(threshold + tl.where(known, label, 0) if PER_CLASS else threshold)
     confident = sure.to(tl.float32) >= limit.to(tl.float32)
     key = _fold(_fold(tl.load(now), seed.to(tl.int64)), rank.to(tl.int64))
-    value = _mix_32(place + key.to(tl.int32)) ^ _fold(key, 1).to(tl.int32)
-    value = (_mix_32(value) >> 9) & 0x7FFFFF
-    number = value.to(tl.float32) * 1.1920928955078125e-07 + 5.9604644775390625e-08
+    number = _uniform(place, key)
     tl.store(found + place, tl.where(confident & known, number, -1.0), mask=inside)
+
+
+@triton.jit(do_not_specialize=["seed", "rank", "group"])  # type: ignore[untyped-decorator]
+def _race(  # type: ignore[no-untyped-def]
+    candidates, number, cost, now, found, seed, rank, group, length, COSTLY: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    """See :func:`race`."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < length
+    candidate = tl.load(candidates + place, mask=inside, other=0) != 0
+    index = tl.maximum(tl.load(number + place, mask=inside, other=1) - 1, 0).to(tl.int32)
+    key = _fold(_fold(_fold(tl.load(now), seed.to(tl.int64)), rank.to(tl.int64)), group.to(tl.int64))
+    score = tl.log(_uniform(index, key))
+    if COSTLY:
+        score = score * tl.load(cost + place, mask=inside, other=1.0)
+    tl.store(found + place, tl.where(candidate, score, float("-inf")), mask=inside)
