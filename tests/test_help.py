@@ -9,7 +9,8 @@ import pytest
 from brpg_lib import cli
 
 BENCHMARKS = ("accuracy", "clustering", "gpu", "growth", "kernels", "step", "synchronization", "training_overhead")
-PLACES = [place for place, _, _ in cli.COMMANDS.values()] + [f"brpg_lib.benchmarks.{name}:main" for name in BENCHMARKS]
+SUBCOMMANDS = [place.replace(":bench_command", ":main") for place, _, _ in cli.COMMANDS.values()]  # it starts anew
+PLACES = [*SUBCOMMANDS, *(f"brpg_lib.benchmarks.{name}:main" for name in BENCHMARKS)]
 
 
 @pytest.mark.parametrize("place", PLACES)

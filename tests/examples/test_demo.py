@@ -117,7 +117,15 @@ def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C on POSIX")
 def test_ctrl_c_ends_a_demo_at_once(tmp_path):
     command = [sys.executable, "-m", "brpg_lib.cli", "demo", *SMALL, "--steps", "100000", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # tests in the background ignore it
+    )
     checkpoint = tmp_path / "digits-mean_teacher-0"
     deadline = time.monotonic() + 60
     while not checkpoint.is_dir() and time.monotonic() < deadline:
@@ -125,7 +133,10 @@ def test_ctrl_c_ends_a_demo_at_once(tmp_path):
     time.sleep(2)  # the training process starts meanwhile
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     started = time.monotonic()
-    _, error = process.communicate(timeout=30)
+    try:
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert time.monotonic() - started < 3
     assert process.returncode == 130
     assert error.decode().strip() == "brpg demo: interrupted; --resume goes on from the last checkpoint"
