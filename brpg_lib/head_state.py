@@ -129,8 +129,8 @@ class HeadState(Resumable):
 
         From then on a call never waits for the device: the iteration is a tensor, and the call can be compiled
         (``torch.compile(head, fullgraph=True)``) or captured in a CUDA graph. A class that the labels show for the
-        first time ends this until it has prototypes: at once on the CPU, within a hundred eager calls on CUDA. (A
-        replayed graph cannot notice it.)
+        first time ends this until it has prototypes: at once on the CPU. On CUDA, where looking means waiting, each
+        hundred calls at most have one that samples for such a class and clusters what there is of it.
         """
         return self.timeline.settled(self.bank)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.collect.queue import FeatureQueue
+from brpg_lib.kernels.device import on_host
 from brpg_lib.schedule import Activity, Phase, Schedule
 from brpg_lib.state import StateModule
 
@@ -18,6 +19,7 @@ class Timeline(StateModule):
     Once every class seen has prototypes and no further clustering is due, the training is *settled*: each call does the
     same, and the iteration is counted on the device, so that the host never waits for it. A class that no label has
     shown yet does not hold this back; when one comes, the training is not settled any longer until it has prototypes.
+    Where the host would wait to learn of such a class, it looks now and then, and tries for one step.
 
     Buffers:
         clock: ``()`` int64, the iteration once settled. Not saved: the checkpoint has the iteration as a number.
@@ -61,7 +63,9 @@ class Timeline(StateModule):
         self._counted = iteration
         self.clock.fill_(iteration)
         decided = self.schedule.phase(iteration) is Phase.LEARN and self.schedule.recluster_every is None
-        decided = decided and any(bank.present) and not bool(missing_classes(bank, seen).any())
+        decided = decided and any(bank.present)
+        if decided and on_host(self.clock.device):
+            decided = not bool(missing_classes(bank, seen).any())
         self._settled_with = bank.mask_version if decided else None
         self.complete = decided and all(bank.present)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from builders import (
@@ -11,14 +13,17 @@ from builders import (
     fresh,
     head,
     labeled,
+    replace_everywhere,
     run,
     same,
     state,
     step,
     unlabeled,
 )
+from torch import Tensor
 
 from brpg_lib import Phase
+from brpg_lib.notices import LateReader
 
 pytestmark = pytest.mark.usefixtures("everywhere")
 
@@ -175,3 +180,41 @@ def test_a_class_never_seen_does_not_hold_back_and_may_come_late() -> None:
     run(module, 3)
     assert module.bank.present == [True] * (CLASSES + 1)
     assert module.settled
+
+
+def test_where_looking_means_waiting_a_class_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA: what the device says is read every fifth call, and is five calls old."""
+    replace_everywhere(monkeypatch, "on_host", lambda device: False)
+    calls, copies = 0, []
+
+    def read(self: LateReader, device: torch.device, values: Callable[[], Tensor]) -> Tensor | None:
+        nonlocal calls
+        calls += 1
+        if calls % 5 != 1:
+            return None
+        copies.append(values().clone())
+        return copies[-2] if len(copies) > 1 else None
+
+    monkeypatch.setattr(LateReader, "read", read)
+    module = run(head(), 6, absent=(2,))
+    assert module.settled
+    run(module, 20, absent=(2,))
+    sampled = int(module.sampler.draws)
+    module(fresh(labeled(0), logits=None), unlabeled(0))  # shows class 2, cannot be sampled
+    assert module.settled, "which nobody knows yet"
+    looked = 0
+    for i in range(20):
+        looked += not module.settled
+        first, second = labeled(10 * i), unlabeled(10 * i)
+        if i < 12:  # the class is there, and nobody predicts it
+            assert first.logits is not None
+            logits = first.logits.clone()
+            logits[:, 2] = -99
+            first, second = fresh(first, logits=logits), unlabeled(10 * i, absent=(2,))
+        module(first, second)
+    assert 1 <= looked <= 3
+    assert int(module.sampler.draws) - sampled <= 3, "the others were no more than the learn step"
+    run(module, 20)
+    assert module.bank.present == [True, True, True]
+    assert module.settled
+    assert module.iteration == 67

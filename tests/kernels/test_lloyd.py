@@ -97,7 +97,7 @@ def test_a_pass(backend: str, sets: int, clusters: int, dim: int, weighted: bool
     counts=st.lists(st.sampled_from([0, 1, 2, 15, 16, 17, 70]), min_size=1, max_size=3),
     sets=st.integers(1, 2),
     clusters=st.integers(1, 16),
-    dim=st.sampled_from([1, 7, 64, 100, 256]),
+    dim=st.sampled_from([1, 7, 64, 100, 256, 384]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     lies=st.sampled_from(["together", "apart", "transposed"]),
 )
