@@ -238,7 +238,7 @@ class Plugin(nn.Module):
         """Write the last step's loss and metrics under ``brpg/``."""
         if not self._scalars:
             return
-        numbers = torch.stack([value.double() for value in self._scalars.values()]).tolist()  # one copy from the device
+        numbers = torch.stack([value.float() for value in self._scalars.values()]).tolist()  # one copy from the device
         for name, number in zip(self._scalars, numbers, strict=True):
             writer.add_scalar(f"brpg/{name}", number, iteration)
 

@@ -60,7 +60,7 @@ def iou_per_class(confusion: Tensor) -> list[float | None]:
     A class without ground truth gets None and stays out of the mean, so that two sets of predictions are averaged
     over the same classes; its false positives still count against the classes they cover.
     """
-    confusion = confusion.double()
+    confusion = confusion.cpu().double()
     hits, truth = confusion.diag(), confusion.sum(1)
     union = truth + confusion.sum(0) - hits
     return [100 * (h / u).item() if t > 0 else None for h, u, t in zip(hits, union, truth, strict=True)]
