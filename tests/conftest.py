@@ -15,7 +15,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 settings.register_profile(
     "suite",
-    max_examples=int(os.environ.get("BRPG_EXAMPLES", "25")),
+    # On a GPU sizes of their own are kernels of their own, each of which is compiled.
+    max_examples=int(os.environ.get("BRPG_EXAMPLES", "8" if torch.cuda.is_available() else "25")),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],

@@ -34,6 +34,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning"),  # on the side of a where that is not taken
 ]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if torch.cuda.is_available():
+    pytestmark.append(pytest.mark.cuda)
 
 
 def with_kernels(patch: pytest.MonkeyPatch, use: bool) -> None:

@@ -34,7 +34,7 @@ def kernels_for(device: torch.device, dim: int = 1, num_classes: int = 1, slots:
         return None
     classes, own, width = _power(num_classes), _power(slots), _power(dim)
     fits = dim <= MAX_DIM and classes * own <= MAX_SLOTS and width * own <= MAX_TILE
-    return load() if fits and installed("triton") and _works(device) else None
+    return load() if fits and _works(device) else None
 
 
 def load() -> ModuleType:
@@ -44,8 +44,8 @@ def load() -> ModuleType:
 
 @cache
 def _works(device: torch.device) -> bool:
-    """Whether they run on a device; warns where they fail. Tried in the first step, and compiled for it."""
-    return works("triton", lambda: load().rehearse(device), f" on {device}")
+    """Whether they run on a device; warns where they fail. Tried, and compiled, in the first step."""
+    return installed("triton") and works("triton", lambda: load().rehearse(device), f" on {device}")
 
 
 def _power(number: int) -> int:

@@ -57,7 +57,7 @@ def compare_points(read: Read, directions: Tensor, exists: Tensor, options: Opti
         exists: ``(M,)`` bool.
         options: See there.
     """
-    return Compared(*_Compare.apply(*read, directions, exists, options))
+    return Compared(*_Compare.apply(*read, directions, exists.view(torch.uint8), options))
 
 
 class _Compare(torch.autograd.Function):
@@ -91,7 +91,8 @@ class _Compare(torch.autograd.Function):
         tensors = (cosine, inverse, classes, exists, gradient.contiguous(), toward, along)
         _launch(features, _differentiate, programs, tensors, ctx.options, len(features))
         # d(f.p / |f|) = (p - f (f.p) / |f|^2) / |f|
-        found = (toward @ directions).addcmul_(features, along[:, None], value=-1).mul_(inverse[:, None])
+        with torch.autocast(features.device.type, enabled=False):  # whoever calls backward may be under it
+            found = (toward @ directions).addcmul_(features, along[:, None], value=-1).mul_(inverse[:, None])
         return found, None, None, None, None, None, None
 
 

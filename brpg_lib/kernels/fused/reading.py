@@ -98,9 +98,13 @@ class _ReadPoints(torch.autograd.Function):
         gradient = gradient.contiguous()
         found: list[Tensor | None] = []
         start = 0
-        for own, (size, dtype, by_channel) in zip(ctx.where, ctx.like, strict=True):
+        wanted = ctx.needs_input_grad[2:]
+        for own, (size, dtype, by_channel), asked in zip(ctx.where, ctx.like, wanted, strict=True):
             here = slice(start, start + own.number)
             start += own.number
+            if not asked:
+                found.append(None)
+                continue
             batch, channels, height, width = size
             total = torch.zeros(batch, height, width, channels, device=gradient.device)
             _launch(total.movedim(3, 1), own, ctx.align_corners, _spread, (gradient[here],))
