@@ -119,10 +119,17 @@ class Timeline(StateModule):
         return Activity.REFRESH if again and can_sample else Activity.LEARN
 
     def clusters_again(self, iteration: int) -> bool:
-        """Whether all queues are clustered anew in an iteration of the learn phase."""
-        elapsed = iteration - self.schedule.warmup - self.schedule.collect
+        """Whether all queues are clustered anew in a call of the learn phase.
+
+        That is in the first call of each period, however many calls there are in an iteration, or iterations between
+        calls.
+        """
         period = self.schedule.recluster_every
-        return period is not None and elapsed > 0 and elapsed % period == 0
+        if period is None:
+            return False
+        start = self.schedule.warmup + self.schedule.collect
+        before = max(self._counted - 1, start)  # iteration of the call before
+        return (iteration - start) // period > (before - start) // period
 
 
 def missing_classes(bank: PrototypeBank, seen: Tensor) -> Tensor:

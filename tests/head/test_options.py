@@ -25,6 +25,28 @@ from brpg_lib import Phase
 pytestmark = pytest.mark.usefixtures("everywhere")
 
 
+@pytest.mark.parametrize(
+    ("calls", "clustered"),
+    [
+        (list(range(4, 20)), [4, 9, 14, 19]),
+        ([i for i in range(4, 20) for _ in range(3)], [4, 9, 14, 19]),  # gradients of several batches are added up
+        (list(range(4, 30, 2)), [4, 10, 14, 20, 24]),
+        ([4, 5, 17, 18, 18, 30], [4, 17, 30]),
+    ],
+)
+def test_reclustering_once_a_period_whatever_the_count(calls: list[int], clustered: list[int]) -> None:
+    module = head(recluster_every=5)
+    for i in range(4):
+        module(labeled(10 * i), unlabeled(10 * i))
+    found = []
+    for iteration in calls:
+        before = module.bank.mask._version
+        module(labeled(10 * iteration), unlabeled(10 * iteration), iteration=iteration)
+        if module.bank.mask._version != before:
+            found.append(iteration)
+    assert found == clustered
+
+
 def test_reclustering_at_its_time() -> None:
     module = run(head(recluster_every=3), 5)
     replaced = []
