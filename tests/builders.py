@@ -180,6 +180,8 @@ def same(first: object, second: object) -> bool:
         return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(same(one, two) for one, two in zip(first, second, strict=True))
     return type(first) is type(second) and first == second
 
 

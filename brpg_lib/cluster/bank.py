@@ -75,7 +75,9 @@ class PrototypeBank(StateModule):
         self.num_classes, self.feature_dim = num_classes, feature_dim
         self.momentum, self.misclassified_weight = momentum, misclassified_weight
         self.process_group = process_group
-        self.register_buffer("prototypes", torch.zeros(num_classes, 2, config.max_prototypes, feature_dim))
+        self.register_buffer(
+            "prototypes", torch.zeros(num_classes, 2, config.max_prototypes, feature_dim, dtype=torch.float32)
+        )
         self.register_buffer("mask", torch.zeros(num_classes, 2, config.max_prototypes, dtype=torch.bool))
         self._presence: tuple[tuple[int, int], list[bool]] | None = None
 

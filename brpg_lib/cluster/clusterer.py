@@ -135,7 +135,7 @@ class OnlineClusterer(StateModule):
         share = share_of((rows * wanted).tolist(), self.process_group)
         dim = features.shape[2]
         # Centroid, number of rows and inertia; each rank fills in its share, and the sum brings all together.
-        found = torch.zeros(len(rows), highest, dim + 2, device=features.device)
+        found = torch.zeros(len(rows), highest, dim + 2, dtype=torch.float32, device=features.device)
         if wanted[share].any():
             self._cluster(queue, share, wanted, found[share])
         all_reduce_sum(found, self.process_group)

@@ -132,7 +132,7 @@ def _dispersion(queue: FeatureQueue, kind: str) -> Tensor:
     total = features.new_zeros(len(rows), 2, features.shape[2], dtype=wide)
     for place, block in blocks(features):
         length = torch.linalg.vector_norm(block, dim=-1).clamp(min=_MIN_LENGTH)
-        total += torch.bmm(torch.stack((valid[:, place] / 1.0, valid[:, place] / length), dim=1), block)
+        total += torch.bmm(torch.stack((valid[:, place].float(), valid[:, place] / length), dim=1), block)
     mean, mean_direction = (total / divisor[..., None]).unbind(1)
     if kind == "cosine":  # the mean of the cosines is the cosine of the means, but for the length of one
         score = (mean_direction * nn.functional.normalize(mean, dim=-1)).sum(-1)

@@ -92,11 +92,14 @@ class FeatureQueue(StateModule):
         device = self.storage_device
         zeros = torch.zeros
         self.register_buffer("features", self._rows(self.num_groups, self.capacity, device))
-        self.register_buffer("confidence", zeros(num_classes, self.num_groups, self.capacity, device=device))
+        self.register_buffer(
+            "confidence", zeros(num_classes, self.num_groups, self.capacity, dtype=torch.float32, device=device)
+        )
         self.register_buffer("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0])
         # Free places have confidence -1, so that every row is better than none.
         self.register_buffer(
-            "fallback_confidence", torch.full((num_classes, self.fallback_capacity), -1.0, device=device)
+            "fallback_confidence",
+            torch.full((num_classes, self.fallback_capacity), -1.0, dtype=torch.float32, device=device),
         )
         for name in ("rows", "cursor"):
             self.register_buffer(name, zeros(num_classes, 2, dtype=torch.int64, device=device))
@@ -230,14 +233,20 @@ class FeatureQueue(StateModule):
         device = self.features.device
         for name, full in (
             ("features", self._rows(self.num_groups, self.capacity, device)),
-            ("confidence", torch.zeros(self.num_classes, self.num_groups, self.capacity, device=device)),
+            (
+                "confidence",
+                torch.zeros(self.num_classes, self.num_groups, self.capacity, dtype=torch.float32, device=device),
+            ),
         ):
             held = getattr(self, name)
             full[:, :, : held.shape[2]] = held
             setattr(self, name, full)
         for name, full in (
             ("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0]),
-            ("fallback_confidence", torch.full((self.num_classes, self.fallback_capacity), -1.0, device=device)),
+            (
+                "fallback_confidence",
+                torch.full((self.num_classes, self.fallback_capacity), -1.0, dtype=torch.float32, device=device),
+            ),
         ):
             held = getattr(self, name)
             full[:, : held.shape[1]] = held

@@ -35,11 +35,13 @@ def keep_most_confident(
     counted, own = classes < num_classes, classes.clamp(max=num_classes - 1)
     # New rows beside the kept ones of their class: the best `places` of both stay.
     columns = int(counts.max()) if on_host(classes.device) else len(classes)
-    new = torch.full((num_classes + 1, columns + 1), -3.0, device=classes.device)  # less than a free place
+    new = torch.full(
+        (num_classes + 1, columns + 1), -3.0, dtype=torch.float32, device=classes.device
+    )  # less than a free place
     new[classes, torch.where(counted, position, columns)] = torch.where(counted, confidence[order].float(), -3.0)
     new = new[:num_classes]
     # Free places are the first to go, in their order.
-    free = torch.arange(places, device=classes.device) / places - 2
+    free = torch.arange(places, dtype=torch.float32, device=classes.device) / places - 2
     both = torch.cat((torch.where(kept_confidence < 0, free, kept_confidence), new), dim=1)
     stays = torch.zeros_like(both, dtype=torch.bool)
     stays.scatter_(1, both.topk(places, dim=1, sorted=False).indices, True)

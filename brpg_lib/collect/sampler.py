@@ -111,7 +111,7 @@ class ConfidenceSampler(StateModule):
         self.num_classes = num_classes
         self.seed = seed
         self.process_group = process_group
-        self.register_buffer("thresholds", torch.full((num_classes,), confidence_threshold))
+        self.register_buffer("thresholds", torch.full((num_classes,), confidence_threshold, dtype=torch.float32))
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self.register_buffer("_fixed", self._fixed_classes(torch.get_default_device()), persistent=False)
 
@@ -259,7 +259,7 @@ class ConfidenceSampler(StateModule):
         if exponent is None:
             return None
         counts = counts_by_index(torch.where(candidates, classes, self.num_classes), self.num_classes)
-        return counts[classes].clamp(min=1) ** exponent
+        return counts[classes].clamp(min=1).float() ** exponent
 
     def _draw_per_class(self, pixels: Pixels) -> Samples:
         """At most ``samples_per_image`` pixels of each class, drawn uniformly."""

@@ -96,4 +96,4 @@ def classes_in(labels: Tensor, num_classes: int) -> Tensor:
     """Which classes ``labels (B, H, W)`` show: ``(C,)`` float32, 1 or 0."""
     place = labels.long().flatten() + 1
     inside = place.clamp(0, num_classes + 1)  # what is below the first class, or above the last
-    return torch.zeros(num_classes + 2, device=labels.device).index_fill_(0, inside, 1.0)[1:-1]
+    return torch.zeros(num_classes + 2, dtype=torch.float32, device=labels.device).index_fill_(0, inside, 1.0)[1:-1]

@@ -46,8 +46,8 @@ def nearest(length: int, size: int, device: torch.device) -> Tensor:
 def _taps(position: Tensor, length: int, size: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the two taps of each position along one axis, and the weight of the second."""
     if align_corners:
-        source = position * ((length - 1) / (size - 1) if size > 1 else 0.0)
+        source = position.float() * ((length - 1) / (size - 1) if size > 1 else 0.0)
     else:
-        source = ((position + 0.5) * (length / size) - 0.5).clamp(min=0)
+        source = ((position.float() + 0.5) * (length / size) - 0.5).clamp(min=0)
     first = source.floor().long().clamp(max=length - 1)
     return first, (first + 1).clamp(max=length - 1), source - first

@@ -52,7 +52,7 @@ def used(hits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def share_used(hit: Tensor, expected: Tensor) -> Tensor:
     """Share ``()`` of the prototypes ``expected`` that were ``hit``, both from :func:`used`."""
-    return hit.sum() / expected.sum().clamp(min=1)
+    return hit.sum().float() / expected.sum().clamp(min=1)
 
 
 def points(predicted: Tensor, classes: Tensor, num_classes: int, unlabeled: Tensor) -> Tensor:

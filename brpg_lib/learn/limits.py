@@ -64,7 +64,7 @@ class ClassLimits(StateModule):
         if share is not None:
             require_number("share", share, 0.0, 1.0, open_low=True)
         self.share = share
-        self.register_buffer("values", torch.zeros(num_classes))
+        self.register_buffer("values", torch.zeros(num_classes, dtype=torch.float32))
 
     def reset(self) -> None:
         """Forget all classes."""
@@ -85,7 +85,7 @@ class ClassLimits(StateModule):
             ``(C,)`` float32; with no share, ``unseen``.
         """
         if self.share is None:
-            return torch.as_tensor(unseen, dtype=torch.float32)
+            return torch.as_tensor(unseen, dtype=torch.float32, device=self.values.device)
         return torch.where(self.values > 0, self.values.clamp(max=HIGHEST), unseen)
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class ClassLimits(StateModule):
             ``(num_counts,)`` float32.
         """
         if self.share is None:
-            return torch.zeros(0, device=self.values.device)
+            return torch.zeros(0, dtype=torch.float32, device=self.values.device)
         stride = max(1, min(classes.shape[1:]) // LOOKED_AT)
         classes, confidence = (values[:, ::stride, ::stride].flatten() for values in (classes, confidence))
         target, known = known_classes(classes, len(self.values))
@@ -110,7 +110,7 @@ class ClassLimits(StateModule):
     def counts_of(self, unlabeled: UnlabeledBatch | None) -> Tensor:
         """:meth:`counts` of a batch, zeros without one."""
         if unlabeled is None:
-            return torch.zeros(self.num_counts, device=self.values.device)
+            return torch.zeros(self.num_counts, dtype=torch.float32, device=self.values.device)
         return self.counts(unlabeled.pseudo_labels, unlabeled.confidence)
 
     @torch.no_grad()
@@ -125,6 +125,6 @@ class ClassLimits(StateModule):
         at_least = rearrange(counts, "(c bins) -> c bins", bins=BINS).flip(1).cumsum(1).flip(1)
         total = at_least[:, 0]
         highest = (at_least >= self.share * total[:, None]).sum(1) - 1
-        now = (highest / BINS).clamp(min=SEEN)
+        now = (highest.float() / BINS).clamp(min=SEEN)
         averaged = torch.where(self.values > 0, now.lerp(self.values, MEMORY), now)
         self.values.copy_(torch.where(total >= FEWEST, averaged, self.values))

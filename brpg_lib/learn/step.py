@@ -223,6 +223,6 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
 def no_losses(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> Losses:
     """Zero losses that still reach every feature map, so that DDP finds all parameters used."""
     zeros = [batch.features[:0].float().sum() for batch in (labeled, unlabeled) if batch is not None]
-    nothing = torch.zeros((), device=labeled.features.device)
+    nothing = torch.zeros((), dtype=torch.float32, device=labeled.features.device)
     metrics = {name: nothing.clone() for name in LEARN_METRICS}
     return Losses(zeros[0], zeros[1] if len(zeros) > 1 else nothing, metrics)

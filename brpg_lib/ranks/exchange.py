@@ -54,7 +54,7 @@ class StepSums(NamedTuple):
             (),
             (num_confidences,),
         )
-        return cls(*(torch.zeros(size, device=device) for size in sizes))
+        return cls(*(torch.zeros(size, dtype=torch.float32, device=device) for size in sizes))
 
 
 def exchange(

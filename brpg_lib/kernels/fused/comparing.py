@@ -70,7 +70,9 @@ class _Compare(torch.autograd.Function):
         cosine = features @ directions.T
         member = torch.empty_like(cosine)
         programs = max(1, triton.cdiv(total, POINTS))
-        parts = torch.empty(programs, 4 * options.num_classes + 5 + 2 * number, device=features.device)
+        parts = torch.empty(
+            programs, 4 * options.num_classes + 5 + 2 * number, dtype=torch.float32, device=features.device
+        )
         tensors = (cosine, inverse, classes, dropped, exists, member, parts)
         _launch(features, _compare, programs, tensors, options, total)
         sums = parts.sum(0)

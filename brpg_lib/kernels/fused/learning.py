@@ -31,21 +31,20 @@ def rehearse(device: torch.device) -> None:
     Raises:
         RuntimeError: Something else than expected.
     """
-    maps = torch.eye(2, device=device).view(1, 2, 1, 2).requires_grad_()
+    maps = torch.eye(2, dtype=torch.float32, device=device).view(1, 2, 1, 2).requires_grad_()
     labels = torch.arange(2, device=device).view(1, 1, 2)
     now, mask = torch.zeros((), dtype=torch.int64, device=device), torch.ones(2, 2, 1, dtype=torch.bool, device=device)
-    drawn = scores(labels.flatten(), torch.ones(2, device=device), torch.zeros((), device=device), (now, 0, 0), 2)
+    ones = torch.ones(2, dtype=torch.float32, device=device)
+    drawn = scores(labels.flatten(), ones, 0 * ones[0], (now, 0, 0), 2)
     grid, pixels = (1, 2, 0, 1), torch.arange(2, device=device)
     where = [Where(labels, None, None, grid), Where(labels, pixels, drawn, (0, 0, 0, 0))]
     read = read_points([maps, maps], where, align_corners=True, num_classes=2, ignore_index=255)
     candidates, logits = Candidates.empty(2, device), 9.0 * maps.detach()
-    judge_pixels(
-        candidates, 0, maps.detach(), logits, torch.ones(2, device=device) / 2, 0.0, labels, None, torch.float32
-    )
-    rings, sure = torch.zeros(2, 2, 3, 2, device=device), torch.zeros(2, 2, 3, device=device)
+    judge_pixels(candidates, 0, maps.detach(), logits, ones / 2, 0.0, labels, None, torch.float32)
+    rings, sure = ones.new_zeros(2, 2, 3, 2), ones.new_zeros(2, 2, 3)
     rows, cursor = torch.zeros(2, 2, 2, dtype=torch.int64, device=device).unbind()
     write_rings([maps.detach()], candidates, rings, sure, rows, cursor)
-    bank = torch.eye(2, device=device).view(2, 1, 1, 2).repeat(1, 2, 1, 1)
+    bank = torch.eye(2, dtype=torch.float32, device=device).view(2, 1, 1, 2).repeat(1, 2, 1, 1)
     idle = torch.zeros(2, 2, 1, dtype=torch.int64, device=device)
     found = compare_points(read, directions(bank), mask.flatten(), Options(2, 2, 2, 0.1, 1.0))
     found.terms[..., 0].sum().backward()

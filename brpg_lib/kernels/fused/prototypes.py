@@ -38,7 +38,7 @@ def move(prototypes: Tensor, mask: Tensor, idle: Tensor, pull: Tensor, hits: Ten
         ``()`` float32, share of the prototypes with points among those of classes with points.
     """
     classes, dim, slots = len(mask), prototypes.shape[3], mask[0].numel()
-    parts = torch.empty(classes, 2, device=mask.device)
+    parts = torch.empty(classes, 2, dtype=torch.float32, device=mask.device)
     with torch.cuda.device_of(mask):
         _move[(classes,)](
             prototypes, mask.view(torch.uint8), idle, pull, hits, parts, momentum, dim,
@@ -63,7 +63,7 @@ def health(prototypes: Tensor, mask: Tensor, idle: Tensor, collapsed: float, dea
         Number of prototypes, mean similarity of pairs of a class, collapsed ones, dead ones.
     """
     classes, dim, slots = len(mask), prototypes.shape[3], mask[0].numel()
-    parts = torch.empty(classes, 5, device=mask.device)
+    parts = torch.empty(classes, 5, dtype=torch.float32, device=mask.device)
     with torch.cuda.device_of(mask):
         _health[(classes,)](
             prototypes, mask.view(torch.uint8), idle, parts, collapsed, dead_after, dim,

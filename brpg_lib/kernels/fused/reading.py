@@ -77,7 +77,8 @@ class _ReadPoints(torch.autograd.Function):
     def forward(ctx: Any, where: list[Where], options: tuple[bool, int, int], *maps: Tensor) -> tuple[Tensor, ...]:
         align_corners, num_classes, ignore_index = options
         total, dim, device = sum(w.number for w in where), maps[0].shape[1], maps[0].device
-        features, inverse = torch.empty(total, dim, device=device), torch.empty(total, device=device)
+        features = torch.empty(total, dim, dtype=torch.float32, device=device)
+        inverse = torch.empty(total, dtype=torch.float32, device=device)
         classes = torch.empty(total, dtype=torch.int64, device=device)
         dropped = torch.empty(total, dtype=torch.int32, device=device)
         start = 0
@@ -106,7 +107,7 @@ class _ReadPoints(torch.autograd.Function):
                 found.append(None)
                 continue
             batch, channels, height, width = size
-            total = torch.zeros(batch, height, width, channels, device=gradient.device)
+            total = gradient.new_zeros(batch, height, width, channels)
             _launch(total.movedim(3, 1), own, ctx.align_corners, _spread, (gradient[here],))
             spread = total.to(dtype).movedim(3, 1)
             found.append(spread.contiguous() if by_channel else spread)

@@ -23,7 +23,7 @@ def scores(labels: Tensor, confidence: Tensor, threshold: Tensor, key: tuple[Ten
     Returns:
         ``(N,)`` float32.
     """
-    found = torch.empty(len(labels), device=labels.device)
+    found = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
     now, seed, rank = key
     if not threshold.ndim:  # a single number takes the type of what it is compared with
         threshold = threshold.to(confidence.dtype)
@@ -49,7 +49,7 @@ def race(candidates: Tensor, number: Tensor, key: tuple[Tensor, int, int, int], 
     Returns:
         ``(N,)`` float32.
     """
-    found = torch.empty(len(candidates), device=candidates.device)
+    found = torch.empty(len(candidates), dtype=torch.float32, device=candidates.device)
     now, seed, rank, group = key
     weight = found if cost is None else cost.float()
     with torch.cuda.device_of(candidates):

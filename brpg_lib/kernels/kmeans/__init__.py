@@ -104,7 +104,8 @@ def kmeans(
 
 def _loose(num_rows: Tensor, tolerance: float) -> Tensor:
     """Tolerance ``(G, 1)`` of each group: none for those so small that going on costs nothing."""
-    return torch.where(num_rows > _SMALL, tolerance, _ROUNDING)[:, None]
+    found = torch.full_like(num_rows, tolerance, dtype=torch.float32)
+    return found.masked_fill(num_rows <= _SMALL, _ROUNDING)[:, None]
 
 
 def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +116,7 @@ def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor,
     device = num_rows.device
     runs = size // run
     place = torch.arange(runs, device=device) + uniform((runs,), key)
-    start = (place * ((num_rows - run).clamp(min=0) / runs)[:, None]).long()
+    start = (place * ((num_rows - run).clamp(min=0).float() / runs)[:, None]).long()
     index = (start[..., None] + torch.arange(run, device=device)).flatten(1)
     every = torch.arange(size, device=device).minimum((num_rows - 1).clamp(min=0)[:, None])
     return torch.where((num_rows > size)[:, None], index, every), num_rows.clamp(max=size)

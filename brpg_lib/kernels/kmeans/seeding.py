@@ -20,7 +20,7 @@ def seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: Te
     (groups, length, dim), max_clusters = rows.shape, allowed.shape[1]
     valid = (torch.arange(length, device=rows.device) < num_rows[:, None])[:, None, None]
     square = rows.square().sum(-1)[:, None, None]
-    centers = torch.zeros(groups, restarts, max_clusters, dim, device=rows.device)
+    centers = torch.zeros(groups, restarts, max_clusters, dim, dtype=torch.float32, device=rows.device)
     nearest = valid[:, 0].float().expand(groups, restarts, length)  # the first draw is uniform
     num_candidates = min(_CANDIDATES, length)
     for cluster in range(max_clusters):

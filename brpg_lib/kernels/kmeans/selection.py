@@ -26,7 +26,7 @@ def finalists(found: Descent, allowed: Tensor, num_rows: Tensor, count: int, noi
     num_rows = num_rows.clamp(min=1)[:, None]
     radius = _SAME * (inertia[:, :1] / num_rows)
     centers = torch.take_along_dim(found.centers, order[..., None, None], dim=1)
-    worse = inertia > inertia[:, :1] * (1 + noise / num_rows.sqrt())
+    worse = inertia > inertia[:, :1] * (1 + noise / num_rows.float().sqrt())
     out = _repeats(centers, allowed, radius) | worse
     first = (out * out.shape[1] + torch.arange(out.shape[1], device=order.device)).argsort(dim=1)[:, :count]
     chosen = order.gather(1, first)

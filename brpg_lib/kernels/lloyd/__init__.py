@@ -47,7 +47,7 @@ def _fits_triton(dim: int, clusters: int, device: torch.device) -> bool:
 
 def _try(backend: str, device: torch.device, dtype: torch.dtype, dim: int, clusters: int) -> None:
     rows = torch.zeros(1, 4, dim, device=device, dtype=dtype)
-    count, shift = torch.tensor([4], device=device), torch.zeros(1, dim, device=device)
+    count, shift = torch.tensor([4], device=device), torch.zeros(1, dim, dtype=torch.float32, device=device)
     centers = 9.0 * (torch.arange(clusters, device=device) > 0)[:, None].expand(1, 1, clusters, dim)
     allowed, active = (torch.ones(1, size, dtype=torch.bool, device=device) for size in (clusters, 1))
     for index in (None, torch.arange(4, device=device)[None]):

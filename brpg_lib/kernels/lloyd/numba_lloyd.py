@@ -11,6 +11,7 @@ from torch import Tensor
 from brpg_lib.kernels.compiled import FAST, compiled, numba, torch_threads
 from brpg_lib.kernels.lloyd.interface import Pass, inertia_about_means
 
+_HOST: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the process has as its defaults
 _CHUNK = 4096  # rows that one task adds up; fixed, so that results do not depend on the number of threads
 _BLOCK = 256  # rows that stay in the cache while several sets of centers look at them
 
@@ -36,11 +37,12 @@ class NumbaLloyd:
         groups, sets, clusters, dim = centers.shape
         first = self.centers is None
         if self.centers is None:
-            self.margin = torch.empty(groups, sets, self.length)
-            self.label = torch.empty(groups, sets, self.length, dtype=torch.int16)
-            self.sums, self.counts = torch.zeros(groups, sets, clusters, dim), torch.zeros(groups, sets, clusters)
-            self.total = torch.zeros(groups, sets, dtype=torch.float64)
-            moved = torch.zeros(groups, sets, clusters)
+            self.margin = torch.empty(groups, sets, self.length, **_HOST)
+            self.label = torch.empty(groups, sets, self.length, dtype=torch.int16, device="cpu")
+            self.sums = torch.zeros(groups, sets, clusters, dim, **_HOST)
+            self.counts = torch.zeros(groups, sets, clusters, **_HOST)
+            self.total = torch.zeros(groups, sets, dtype=torch.float64, device="cpu")
+            moved = torch.zeros(groups, sets, clusters, **_HOST)
         else:
             moved = torch.linalg.vector_norm(centers - self.centers, dim=-1) * (1 + 1e-5)
         # Rows of a center come nearer to another one by at most what both have moved.
@@ -48,8 +50,8 @@ class NumbaLloyd:
         others = torch.where(moved == order[..., :1], order[..., min(1, clusters - 1), None], order[..., :1])
         chosen = active.any(1).nonzero()[:, 0]
         partial = (len(chosen), -(-self.length // _CHUNK), sets)
-        sums, counts = torch.empty(*partial, clusters, dim), torch.empty(*partial, clusters)
-        squares = torch.empty(partial)
+        sums, counts = torch.empty(*partial, clusters, dim, **_HOST), torch.empty(*partial, clusters, **_HOST)
+        squares = torch.empty(partial, **_HOST)
         nothing = np.empty((0, 0))
         with torch_threads():
             _pass(

@@ -29,7 +29,7 @@ class TorchLloyd:
         if weights is not None and self.index is not None:
             weights = weights.gather(1, self.index)
         sums = torch.zeros(centers.shape, dtype=widest(centers.device), device=centers.device)
-        counts = torch.zeros(centers.shape[:3], device=centers.device)
+        counts = torch.zeros(centers.shape[:3], dtype=torch.float32, device=centers.device)
         for competitor in range(centers.shape[1]):
             chosen = active[:, competitor].nonzero()[:, 0]
             if len(chosen):

@@ -44,7 +44,7 @@ def weighted_taps(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) 
 
         values = numba_taps.gather(maps.flatten(2), image, places, weights)
     else:
-        values = torch.empty(len(image), maps.shape[1])
+        values = torch.empty(len(image), maps.shape[1], dtype=torch.float32, device="cpu")
         for index, members in _per_image(image, len(maps)):
             # One channel's map after the other fits the cache; a point's channels lie far apart.
             place = places[:, members]
@@ -81,7 +81,7 @@ def _spread(
 
         spread = numba_taps.spread(gradient.contiguous(), image, places, weights, (batch, channels, height * width))
     else:
-        spread = torch.zeros(batch, channels, height * width)
+        spread = torch.zeros(batch, channels, height * width, dtype=torch.float32, device="cpu")
         for index, members in _per_image(image, batch):
             place = places[:, members]
             shares = gradient.mT[:, None, members] * weights[:, members]

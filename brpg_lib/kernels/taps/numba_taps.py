@@ -15,7 +15,7 @@ _CHANNELS = 32  # of which one task reads all points: two cache lines of a point
 
 def gather(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     """Values ``(N, D)`` at ``places (4, N)`` of ``image (N,)`` in ``maps (B, D, h * w)`` times ``weights (4, N)``."""
-    values = torch.empty(len(image), maps.shape[1])
+    values = torch.empty(len(image), maps.shape[1], dtype=torch.float32, device="cpu")
     with torch_threads():
         _gather(maps.numpy(), image.numpy(), places.numpy(), weights.numpy(), values.numpy())
     return values
