@@ -118,6 +118,7 @@ class PrototypeHead(HeadState):
             self.clusterer.prepare(self.queue, self.bank.mask.shape[2])
         can_sample = labeled.logits is not None
         activity = self.timeline.activity(phase, self.bank, self.queue, self._missing(), can_sample)
+        self._tell_of_idleness(phase, iteration)
         if activity is Activity.LEARN:
             return  # which has an exchange of its own
         sizes = self.num_classes, self.bank.mask.numel(), self.feature_dim, self.limits.num_counts
@@ -136,6 +137,17 @@ class PrototypeHead(HeadState):
         self.dropped += lost.to(self.dropped.device)
         if activity is Activity.REFRESH:
             self._make_prototypes(None if self.timeline.clusters_again(iteration) else self._missing())
+
+    def _tell_of_idleness(self, phase: Phase, iteration: int) -> None:
+        """Say, once, that steps pass in which prototypes should have been there."""
+        elapsed = iteration - self.schedule.warmup - self.schedule.collect
+        if elapsed < diagnostics.PATIENCE or any(self.bank.present):
+            return
+        if phase is Phase.LEARN and self._warnings.is_new("nothing"):
+            self._warnings.warn("nothing", diagnostics.nothing_collected(self.seen, self.config))
+        elif phase is Phase.COLLECT and elapsed >= self.schedule.collect and self._warnings.is_new("prolonged"):
+            text = diagnostics.still_collecting(self.queue.rows, self.seen, self.schedule.min_rows)
+            self._warnings.warn("prolonged", text)
 
     def _make_prototypes(self, among: Tensor | None) -> None:
         """Cluster the queues of all classes, or of those ``among (C,)`` that are ready."""

@@ -29,9 +29,13 @@ class OneTimeWarnings:
     def __init__(self) -> None:
         self._given: set[str] = set()
 
+    def is_new(self, name: str) -> bool:
+        """Whether no warning of that name was given yet."""
+        return name not in self._given
+
     def warn(self, name: str, text: str) -> None:
         """Warn with ``text``, unless a warning of that name was given already."""
-        if name not in self._given:
+        if self.is_new(name):
             self._given.add(name)
             warn(text)
 

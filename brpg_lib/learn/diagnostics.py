@@ -93,6 +93,48 @@ def missing_rows(missing: Tensor, config: BRPGConfig) -> dict[str, str]:
     return {"rows": text}
 
 
+PATIENCE = 50
+"""Steps after the collect phase in which nothing happens, until somebody is told."""
+
+
+def nothing_collected(seen: Tensor, config: BRPGConfig) -> str:
+    """What to say where the collect phase is long over and no queue has a row. Waits for the device.
+
+    Args:
+        seen: ``(C,)`` bool, classes that the labels have shown.
+        config: Hyper-parameters of the head.
+    """
+    shown = ", ".join(map(str, seen.nonzero()[:, 0].tolist()))
+    if shown:
+        why = (
+            f"Of the classes {shown} in the labels no labeled pixel was predicted right, and no unlabeled pixel was "
+            f"predicted with a confidence of {config.confidence_threshold:g} (confidence_threshold); are labeled.logits "
+            "the logits of these labels? A longer Schedule.warmup or collect may help"
+        )
+    else:
+        why = (
+            f"The labels have shown none of the classes 0..{len(seen) - 1}, only {config.ignore_index} (ignore_index); "
+            "masks of 0 and 255, or of 1..C, have to be mapped to 0..C-1"
+        )
+    return f"the collect phase is over and no queue has a row: the loss stays 0. {why}"
+
+
+def still_collecting(rows: Tensor, seen: Tensor, min_rows: int) -> str:
+    """What to say where ``Schedule.min_rows`` prolongs the collect phase for long. Waits for the device.
+
+    Args:
+        rows: ``(C, 2)`` int64, rows of each queue.
+        seen: ``(C,)`` bool, classes that the labels have shown.
+        min_rows: That each of these needs.
+    """
+    short = {index: int(rows[index].sum()) for index in (seen & (rows.sum(1) < min_rows)).nonzero()[:, 0].tolist()}
+    found = ", ".join(f"{index} ({number})" for index, number in short.items()) or "none that the labels have shown"
+    return (
+        f"the collect phase goes on, and the loss stays 0, until every class in the labels has {min_rows} rows "
+        f"(Schedule.min_rows); fewer have, with their rows: {found}. Schedule(max_collect=...) sets an end"
+    )
+
+
 def health(bank: PrototypeBank, idle: Tensor) -> dict[str, Tensor]:
     """What the prototypes look like, by the names of :data:`brpg_lib.output.METRICS`.
 
