@@ -90,25 +90,26 @@ class FeatureQueue(StateModule):
         self.dtype = dtype
         self.storage_device = require_device("device", device)
         device = self.storage_device
-        zeros = torch.zeros
-        self.register_buffer("features", self._rows(self.num_groups, self.capacity, device))
-        self.register_buffer(
-            "confidence", zeros(num_classes, self.num_groups, self.capacity, dtype=torch.float32, device=device)
-        )
-        self.register_buffer("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0])
-        # Free places have confidence -1, so that every row is better than none.
-        self.register_buffer(
-            "fallback_confidence",
-            torch.full((num_classes, self.fallback_capacity), -1.0, dtype=torch.float32, device=device),
-        )
+        for name, empty in self._full(device).items():
+            self.register_buffer(name, empty)
         for name in ("rows", "cursor"):
-            self.register_buffer(name, zeros(num_classes, 2, dtype=torch.int64, device=device))
-        self.register_buffer("dropped", zeros((), dtype=torch.int64, device=device))
+            self.register_buffer(name, torch.zeros(num_classes, 2, dtype=torch.int64, device=device))
+        self.register_buffer("dropped", torch.zeros((), dtype=torch.int64, device=device))
 
-    def _rows(self, groups: int, capacity: int, device: torch.device | None) -> Tensor:
-        pinned = device is not None and device.type == "cpu" and torch.cuda.is_available() and capacity > 0
-        shape = (self.num_classes, groups, capacity, self.feature_dim)
-        return torch.zeros(shape, dtype=self.dtype, device=device, pin_memory=pinned)
+    def _full(self, device: torch.device | None) -> dict[str, Tensor]:
+        """The buffers of rows at full capacity, without any; -1 is less than the confidence of any row."""
+        regular, rare = (self.num_classes, self.num_groups, self.capacity), (self.num_classes, self.fallback_capacity)
+        real: dict[str, Any] = {"dtype": torch.float32, "device": device}
+        return {
+            "features": self._rows(regular, device),
+            "confidence": torch.zeros(regular, **real),
+            "fallback_features": self._rows(rare, device),
+            "fallback_confidence": torch.full(rare, -1.0, **real),
+        }
+
+    def _rows(self, places: tuple[int, ...], device: torch.device | None) -> Tensor:
+        pinned = device is not None and device.type == "cpu" and torch.cuda.is_available() and places[-1] > 0
+        return torch.zeros(*places, self.feature_dim, dtype=self.dtype, device=device, pin_memory=pinned)
 
     @torch.no_grad()
     def append(self, samples: Samples) -> None:
@@ -230,26 +231,9 @@ class FeatureQueue(StateModule):
         """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
         if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
             return
-        device = self.features.device
-        for name, full in (
-            ("features", self._rows(self.num_groups, self.capacity, device)),
-            (
-                "confidence",
-                torch.zeros(self.num_classes, self.num_groups, self.capacity, dtype=torch.float32, device=device),
-            ),
-        ):
-            held = getattr(self, name)
-            full[:, :, : held.shape[2]] = held
-            setattr(self, name, full)
-        for name, full in (
-            ("fallback_features", self._rows(1, self.fallback_capacity, device)[:, 0]),
-            (
-                "fallback_confidence",
-                torch.full((self.num_classes, self.fallback_capacity), -1.0, dtype=torch.float32, device=device),
-            ),
-        ):
-            held = getattr(self, name)
-            full[:, : held.shape[1]] = held
+        for name, full in self._full(self.features.device).items():
+            held, axis = getattr(self, name), 1 if name.startswith("fallback") else 2
+            full.narrow(axis, 0, held.shape[axis]).copy_(held)
             setattr(self, name, full)
 
     def stored(self) -> tuple[Tensor, Tensor]:

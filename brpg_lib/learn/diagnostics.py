@@ -108,8 +108,8 @@ def nothing_collected(seen: Tensor, config: BRPGConfig) -> str:
     if shown:
         why = (
             f"Of the classes {shown} in the labels no labeled pixel was predicted right, and no unlabeled pixel was "
-            f"predicted with a confidence of {config.confidence_threshold:g} (confidence_threshold); are labeled.logits "
-            "the logits of these labels? A longer Schedule.warmup or collect may help"
+            f"predicted with a confidence of {config.confidence_threshold:g} (confidence_threshold); are "
+            "labeled.logits the logits of these labels? A longer Schedule.warmup or collect may help"
         )
     else:
         why = (
