@@ -39,7 +39,7 @@ def kernels_for(device: torch.device, dim: int = 1, num_classes: int = 1, slots:
 
 def load() -> ModuleType:
     """The functions, imported when they are first used."""
-    return importlib.import_module("brpg_lib.kernels.fused.learning")
+    return importlib.import_module("brpg_lib.kernels.fused.steps")
 
 
 @cache
