@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from brpg_lib.kernels import fused, lloyd
+
 CUDA = torch.device("cuda")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 ATEN = torch.ops.aten
@@ -103,5 +105,12 @@ def _move(module: nn.Module, device: Any, **_: Any) -> nn.Module:
 @contextmanager
 def fake_cuda() -> Iterator[torch.device]:
     """Inside, tensors have no values, and may be on CUDA whether there is such a device or not."""
-    with FakeTensorMode(), patch("torch.Generator", _Generator), patch.object(nn.Module, "to", _move):
+    # Whether kernels run is remembered per device: nothing must be remembered of a device that is none.
+    with (
+        patch.object(fused, "_works", lambda device: False),
+        patch.object(lloyd, "launches", lambda *_: False),
+        FakeTensorMode(),
+        patch("torch.Generator", _Generator),
+        patch.object(nn.Module, "to", _move),
+    ):
         yield CUDA
