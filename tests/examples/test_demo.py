@@ -142,6 +142,31 @@ def test_ctrl_c_ends_a_demo_at_once(tmp_path):
     assert error.decode().strip() == "brpg demo: interrupted; --resume goes on from the last checkpoint"
 
 
+DEAF = """
+import multiprocessing, signal
+from brpg_lib.examples.training import apart
+
+def tell(sender):
+    sender.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=tell, args=(sender,))
+    with apart._interrupts_withheld():
+        process.start()
+    print(receiver.recv())
+    process.join()
+"""
+
+
+def test_the_first_training_process_is_deaf_to_ctrl_c(tmp_path):
+    """What the first one starts beside it, multiprocessing's tracker of resources, must not undo that."""
+    (tmp_path / "deaf.py").write_text(DEAF)
+    done = subprocess.run([sys.executable, "deaf.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("with_head", [False, True])
 def test_resume_equals_uninterrupted(framework, with_head, tmp_path):
