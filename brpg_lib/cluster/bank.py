@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from brpg_lib.config import BRPGConfig
+from brpg_lib.kernels import fused
 from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.cosine import cosine_to_groups
 from brpg_lib.kernels.segments import sums_by_index
@@ -80,6 +83,12 @@ class PrototypeBank(StateModule):
         )
         self.register_buffer("mask", torch.zeros(num_classes, 2, config.max_prototypes, dtype=torch.bool))
         self._presence: tuple[tuple[int, int], list[bool]] | None = None
+
+    @property
+    def kernels(self) -> ModuleType | None:
+        """What does a step with these prototypes in few launches, where it can: :mod:`brpg_lib.kernels.fused`."""
+        slots = self.mask[0].numel()
+        return fused.kernels_for(self.prototypes.device, self.feature_dim, self.num_classes, slots)
 
     @property
     def mask_version(self) -> tuple[int, int]:

@@ -13,9 +13,8 @@ from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.collect.pixels import Pixels, Source, labels_at, probabilities, sums_of_own_class
 from brpg_lib.collect.samples import FALLBACK, HIGH, LOW, NONE, Samples
 from brpg_lib.config import BRPGConfig
-from brpg_lib.kernels.choosing import can_exceed, draw
+from brpg_lib.kernels.choosing import can_exceed, draw, numbers
 from brpg_lib.kernels.classes import known_classes
-from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.kernels.segments import counts_by_index, positions_in_group
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
@@ -264,8 +263,7 @@ class ConfidenceSampler(StateModule):
     def _draw_per_class(self, pixels: Pixels) -> Samples:
         """At most ``samples_per_image`` pixels of each class, drawn uniformly."""
         candidates = pixels.groups != NONE
-        number = (candidates.cumsum(0) - 1).clamp(min=0)
-        order = uniform((len(number),), fold(*self._key(FALLBACK)))[number].argsort()
+        order = numbers(candidates, self._key(FALLBACK)).argsort()
         classes, by_class = torch.where(candidates, pixels.classes, self.num_classes)[order].sort(stable=True)
         _, position = positions_in_group(classes, self.num_classes)
         cap = self.config.samples_per_image

@@ -21,6 +21,11 @@ def can_exceed(candidates: Tensor, count: int) -> bool:
     return len(candidates) > count and not (on_host(candidates.device) and int(candidates.sum()) <= count)
 
 
+def numbers(candidates: Tensor, key: tuple[Tensor, int, int, int]) -> Tensor:
+    """Uniform numbers ``(N,)``; the n-th candidate has the n-th one, however many others there are."""
+    return uniform((len(candidates),), fold(*key))[(candidates.cumsum(0) - 1).clamp(min=0)]
+
+
 def draw(candidates: Tensor, count: int, key: tuple[Tensor, int, int, int], cost: Tensor | None = None) -> Tensor:
     """At most ``count`` of the candidates, without replacement.
 
@@ -33,14 +38,13 @@ def draw(candidates: Tensor, count: int, key: tuple[Tensor, int, int, int], cost
     Returns:
         ``(N,)`` bool.
     """
-    number = candidates.cumsum(0)
     # Exponential race (Efraimidis and Spirakis, 2006): the largest of log(u) / weight are a draw without replacement in
-    # proportion to the weights. The n-th candidate has the n-th number, however many others there are.
+    # proportion to the weights.
     kernels = fused.kernels_for(candidates.device)
     if kernels is not None:
-        scores = kernels.race(candidates, number, key, cost)
+        scores = kernels.race(candidates, candidates.cumsum(0), key, cost)
     else:
-        scores = uniform((len(candidates),), fold(*key))[(number - 1).clamp(min=0)].log()
+        scores = numbers(candidates, key).log()
         scores = torch.where(candidates, scores if cost is None else scores * cost, -torch.inf)
     winners = scores.topk(min(count, len(scores)), sorted=False).indices
     return torch.zeros_like(candidates).index_fill(0, winners, True) & candidates

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
-from brpg_lib.kernels import fused
 from brpg_lib.kernels.classes import known_classes
 
 DEAD_AFTER = 500
@@ -142,7 +141,7 @@ def health(bank: PrototypeBank, idle: Tensor) -> dict[str, Tensor]:
         bank: The prototypes.
         idle: ``(C, 2, K)`` int64, steps with points of its class since a prototype was the nearest one to any.
     """
-    kernels = fused.kernels_for(idle.device, bank.feature_dim, bank.num_classes, bank.mask[0].numel())
+    kernels = bank.kernels
     if kernels is not None:
         names = ("prototypes", "within_class_similarity", "prototypes_collapsed", "prototypes_dead")
         numbers = kernels.health(bank.prototypes, bank.mask, idle, COLLAPSED, DEAD_AFTER)

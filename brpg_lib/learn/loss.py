@@ -220,8 +220,8 @@ class PrototypeContrastiveLoss(nn.Module):
         num_classes = similarity.shape[1]
         losses, weights = weighted_losses(similarity, classes, **self._options(), predicted=predicted)
         target, _ = known_classes(classes, num_classes)
-        sums = class_sums(losses, weights, target + num_classes * unlabeled, 2 * num_classes)
-        return sums.view(2, num_classes, 2)
+        both = torch.stack((losses, weights), dim=1)
+        return sums_by_index(both, target + num_classes * unlabeled, 2 * num_classes).view(2, num_classes, 2)
 
     def forward(self, similarity: Tensor, classes: Tensor) -> Tensor:
         """The loss of ``similarity (N, C)`` for ``classes (N,)``."""

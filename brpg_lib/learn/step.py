@@ -11,7 +11,6 @@ from torch import Tensor
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
-from brpg_lib.kernels import fused
 from brpg_lib.kernels.random import fold
 from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.learn import diagnostics
@@ -75,7 +74,7 @@ def measure(
         shown: ``(C,)`` float32, see :class:`~brpg_lib.ranks.exchange.StepSums`.
         confidence: ``(n,)`` float32, likewise.
     """
-    kernels = fused.kernels_for(threshold.device, bank.feature_dim, bank.num_classes, bank.mask[0].numel())
+    kernels = bank.kernels
     if kernels is not None:
         found = _in_few_launches(kernels, labeled, unlabeled, threshold, draw, bank, config)
     else:
@@ -181,7 +180,7 @@ def follow(bank: PrototypeBank, idle: Tensor, total: StepSums) -> Tensor:
     Returns:
         ``()`` float32, share of the prototypes with points.
     """
-    kernels = fused.kernels_for(idle.device, bank.feature_dim, bank.num_classes, bank.mask[0].numel())
+    kernels = bank.kernels
     if kernels is not None:
         used: Tensor = kernels.move(bank.prototypes, bank.mask, idle, total.pull, total.hits, bank.momentum)
         return used

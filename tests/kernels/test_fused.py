@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import fresh, gradients, head, labeled, same, state, unlabeled
+from builders import fresh, gradients, head, labeled, state, unlabeled
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -208,7 +208,6 @@ def test_a_training_goes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in states[0].items():
         if isinstance(value, Tensor):
             alike(value.float(), states[1][name].float(), name)
-    assert not same(*states) or DEVICE.type == "cpu"
 
 
 def test_metrics_share_no_memory_with_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The learn step on CUDA in few launches: Triton kernels for what plain torch does in many small operations.
+"""The steps of a head on CUDA in few launches: Triton kernels for what plain torch does in many small operations.
 
 Each function here computes what a plain one does, to rounding; that one is named in its docstring, and runs wherever
 these cannot.

@@ -83,25 +83,32 @@ def _normalize(rows, found, dim, WIDTH: tl.constexpr):  # type: ignore[no-untype
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _class(  # type: ignore[no-untyped-def]
+    mask, idle, own, channel, dim, SLOTS: tl.constexpr, DEEP: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    """The rows of one class: which there are, also by channel, which hold a prototype, and since when each is idle."""
+    slot = tl.arange(0, DEEP)
+    real, row = slot < SLOTS, own * SLOTS + slot
+    exists = tl.load(mask + row, mask=real, other=0) != 0
+    waited = tl.load(idle + row, mask=real, other=0)
+    return row, real, real[:, None] & (channel < dim)[None, :], exists, waited
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _move(  # type: ignore[no-untyped-def]
     prototypes, mask, idle, pull, hits, parts, momentum, dim,
     SLOTS: tl.constexpr, DEEP: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """The prototypes of one class."""
-    own = tl.program_id(0)
-    slot, channel = tl.arange(0, DEEP), tl.arange(0, WIDTH)
-    real = slot < SLOTS
-    row = own * SLOTS + slot
-    exists = tl.load(mask + row, mask=real, other=0) != 0
+    own, channel = tl.program_id(0), tl.arange(0, WIDTH)
+    row, real, inside, exists, waited = _class(mask, idle, own, channel, dim, SLOTS, DEEP)
     hit = (tl.load(hits + row, mask=real, other=0.0) > 0) & exists
     some = tl.max(hit.to(tl.int32), axis=0)
     expected = exists & (some > 0)
-    waited = tl.load(idle + row, mask=real, other=0)
     tl.store(idle + row, tl.where(hit, 0, waited + expected.to(tl.int64)), mask=real)
     tl.store(parts + 2 * own, tl.sum(hit.to(tl.float32), axis=0))
     tl.store(parts + 2 * own + 1, tl.sum(expected.to(tl.float32), axis=0))
 
-    inside = real[:, None] & (channel < dim)[None, :]
     weight = tl.load(pull + row * (dim + 1) + dim, mask=real, other=0.0)
     total = tl.load(pull + row[:, None] * (dim + 1) + channel[None, :], mask=inside, other=0.0)
     place = prototypes + row[:, None] * dim + channel[None, :]
@@ -116,13 +123,9 @@ def _health(  # type: ignore[no-untyped-def]
     SLOTS: tl.constexpr, DEEP: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """The prototypes of one class: each beside those before it."""
-    own = tl.program_id(0)
-    slot, channel = tl.arange(0, DEEP), tl.arange(0, WIDTH)
-    real = slot < SLOTS
-    row = own * SLOTS + slot
-    exists = tl.load(mask + row, mask=real, other=0) != 0
-    waited = tl.load(idle + row, mask=real, other=0)
-    inside = real[:, None] & (channel < dim)[None, :]
+    own, channel = tl.program_id(0), tl.arange(0, WIDTH)
+    row, _real, inside, exists, waited = _class(mask, idle, own, channel, dim, SLOTS, DEEP)
+    slot = tl.arange(0, DEEP)
     vector = tl.load(prototypes + row[:, None] * dim + channel[None, :], mask=inside, other=0.0)
     length = tl.sqrt(tl.sum(vector * vector, axis=1))
     vector = vector / tl.maximum(length, 1e-12)[:, None]

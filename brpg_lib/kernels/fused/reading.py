@@ -167,15 +167,16 @@ def _place(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _axis(position, length, scale, CORNERS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    """The two taps along an axis, and the weight of the second."""
+def _axis(position, length, scale, stride, CORNERS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Where the two taps along an axis lie ``(BLOCK, 1)``, and the weight of the second ``(BLOCK,)``."""
     source = position.to(tl.float32)
     if CORNERS:  # noqa: SIM108 (the compiler leaves a side of a statement out, not of an expression)
         source = source * scale
     else:
         source = tl.maximum((source + 0.5) * scale - 0.5, 0.0)
     first = tl.minimum(tl.floor(source).to(tl.int64), length - 1)
-    return first, tl.minimum(first + 1, length - 1), source - first.to(tl.float32)
+    second = tl.minimum(first + 1, length - 1)
+    return (first * stride)[:, None], (second * stride)[:, None], source - first.to(tl.float32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -190,13 +191,12 @@ def _read(  # type: ignore[no-untyped-def]
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = point < count
     image, row, column = _place(pixels, point, inside, tall, wide, rows, columns, row_step, column_step, GRID)
-    top, bottom, down = _axis(row, height, row_scale, CORNERS)
-    left, right, along = _axis(column, width, column_scale, CORNERS)
     channel = tl.arange(0, WIDTH)
     valid = inside[:, None] & (channel < dim)[None, :]
     start = maps + (image * image_stride)[:, None] + channel[None, :].to(tl.int64) * channel_stride
-    up, low = start + (top * row_stride)[:, None], start + (bottom * row_stride)[:, None]
-    west, east = (left * column_stride)[:, None], (right * column_stride)[:, None]
+    up, low, down = _axis(row, height, row_scale, row_stride, CORNERS)
+    west, east, along = _axis(column, width, column_scale, column_stride, CORNERS)
+    up, low = start + up, start + low
     value = tl.load(up + west, mask=valid, other=0.0).to(tl.float32) * ((1 - down) * (1 - along))[:, None]
     value += tl.load(up + east, mask=valid, other=0.0).to(tl.float32) * ((1 - down) * along)[:, None]
     value += tl.load(low + west, mask=valid, other=0.0).to(tl.float32) * (down * (1 - along))[:, None]
@@ -230,14 +230,13 @@ def _spread(  # type: ignore[no-untyped-def]
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = point < count
     image, row, column = _place(pixels, point, inside, tall, wide, rows, columns, row_step, column_step, GRID)
-    top, bottom, down = _axis(row, height, row_scale, CORNERS)
-    left, right, along = _axis(column, width, column_scale, CORNERS)
     channel = tl.arange(0, WIDTH)
     valid = inside[:, None] & (channel < dim)[None, :]
-    share = tl.load(gradient + point[:, None].to(tl.int64) * dim + channel[None, :], mask=valid, other=0.0)
     start = maps + (image * image_stride)[:, None] + channel[None, :].to(tl.int64) * channel_stride
-    up, low = start + (top * row_stride)[:, None], start + (bottom * row_stride)[:, None]
-    west, east = (left * column_stride)[:, None], (right * column_stride)[:, None]
+    up, low, down = _axis(row, height, row_scale, row_stride, CORNERS)
+    west, east, along = _axis(column, width, column_scale, column_stride, CORNERS)
+    up, low = start + up, start + low
+    share = tl.load(gradient + point[:, None].to(tl.int64) * dim + channel[None, :], mask=valid, other=0.0)
     tl.atomic_add(up + west, share * ((1 - down) * (1 - along))[:, None], mask=valid)
     tl.atomic_add(up + east, share * ((1 - down) * along)[:, None], mask=valid)
     tl.atomic_add(low + west, share * (down * (1 - along))[:, None], mask=valid)

@@ -7,7 +7,7 @@ the first cluster gets is what the others leave of all rows.
 import triton
 import triton.language as tl
 
-from brpg_lib.kernels.lloyd.triton_rows import load_rows
+from brpg_lib.kernels.lloyd.triton_rows import load_rows, rows_of
 
 MAX_CLUSTERS = 4
 
@@ -57,9 +57,8 @@ def few_clusters(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One chunk of rows against one set of centers: sums of up to CHUNK rows, HEIGHT rows at a time."""
     problem, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    group, start, column = problem // sets, chunk * CHUNK, tl.arange(0, WIDTH)
-    stop = tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK)
-    stop = tl.where(tl.load(active + problem) != 0, stop, start)
+    group, start, stop = rows_of(num_rows, active, problem, chunk, sets, CHUNK)
+    column = tl.arange(0, WIDTH)
     within = column < DIM
     middle = tl.load(shift + group * DIM + column, mask=within, other=0.0)
     center, exists = centers + problem * CLUSTERS * DIM + column, allowed + group * CLUSTERS

@@ -12,6 +12,7 @@ from brpg_lib.kernels.lloyd import triton_few, triton_many
 from brpg_lib.kernels.lloyd.interface import Pass, inertia_about_means
 
 CHUNK = 512  # rows that a program adds up; fixed, so that sums have one order on every GPU
+MAX_DIM = 1024  # channels that few clusters may have
 
 
 class TritonLloyd:
@@ -84,6 +85,3 @@ def fits(dim: int, clusters: int, device: torch.device) -> bool:
     shared = getattr(properties, "shared_memory_per_block_optin", 0)
     enough = shared >= triton_many.NEEDED_SHARED
     return (properties.major, properties.minor) >= triton_many.NEEDED_CAPABILITY and enough
-
-
-MAX_DIM = 1024

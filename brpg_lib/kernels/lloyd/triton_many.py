@@ -7,7 +7,7 @@ products give distances, and two give sums, as precise as float32 has them.
 import triton
 import triton.language as tl
 
-from brpg_lib.kernels.lloyd.triton_rows import load_rows
+from brpg_lib.kernels.lloyd.triton_rows import load_rows, rows_of
 
 MAX_CLUSTERS, MAX_DIM = 16, 256
 NEEDED_CAPABILITY, NEEDED_SHARED = (8, 0), 112 * 1024
@@ -35,9 +35,7 @@ def many_clusters(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One chunk of rows against one set of centers: sums of up to CHUNK rows, HEIGHT rows at a time."""
     problem, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    group, start = problem // sets, chunk * CHUNK
-    stop = tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK)
-    stop = tl.where(tl.load(active + problem) != 0, stop, start)
+    group, start, stop = rows_of(num_rows, active, problem, chunk, sets, CHUNK)
     column, slot = tl.arange(0, WIDTH), tl.arange(0, SLOTS)
     within, used = column < DIM, slot < CLUSTERS
     middle = tl.load(shift + group * DIM + column, mask=within, other=0.0)

@@ -5,6 +5,14 @@ import triton.language as tl
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def rows_of(num_rows, active, problem, chunk, sets, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """The group of a program's set of centers, and from where to where its rows are; none if the set is not active."""
+    group, start = problem // sets, chunk * CHUNK
+    stop = tl.minimum(tl.load(num_rows + group).to(tl.int32), start + CHUNK)
+    return group, start, tl.where(tl.load(active + problem) != 0, stop, start)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def load_rows(  # type: ignore[no-untyped-def]
     rows, index, weights, middle, begin, stop, group, length, group_stride, row_stride, weight_stride,
     DIM: tl.constexpr, INDEXED: tl.constexpr, WEIGHTED: tl.constexpr,  # noqa: N803
