@@ -117,6 +117,29 @@ def compile_case(case: Case) -> Compiled:
     return compiled(kernel, types, constants, strides, case.capability, sizes["HEIGHT"] * case.dim * WIDTHS[case.rows])
 
 
+def settling(capability: int) -> Iterator[tuple[str, Compiled]]:
+    """The kernels of a clustering beside its passes: for PASCAL VOC, and on two GPUs for the largest prototypes."""
+    from brpg_lib.kernels.kmeans import triton_descent, triton_seeding
+
+    real, number, flag = "*fp32", "*i64", "*u8"
+    types = dict.fromkeys(("centers", "sums", "counts", "saved", "number", "totals", "inertia", "rate", "gain"), real)
+    types |= {"rows": real, "num_rows": number, "keys": number, "found": real, "between": "*fp64", "limits": real}
+    types |= {"exists": flag, "active": flag, "needy": flag, "moving": "*i32", "index": number, "shift": real}
+    yield "numbers", compiled(triton_seeding._numbers, types, {"BLOCK": 256}, (), capability)
+    for dim, clusters in ((256, 4), (1024, 16)) if capability in (CAPABILITIES[0], CAPABILITIES[-1]) else ((256, 4),):
+        name = f"D={dim} K={clusters}"
+        sizes = {"DIM": dim} | triton_descent.tile(dim)
+        yield f"seed {name}", compiled(triton_seeding._seed, types, triton_seeding.tile(256, dim), (), capability)
+        yield f"means {name}", compiled(triton_descent._means, types, sizes, (), capability)
+        settled = {"MAX_RATE": 0.9, "DECAY": 0.5, "CHUNKS": triton_descent.CHUNKS, "SETS": 8, "SLOTS": clusters}
+        yield (
+            f"settle {name}",
+            compiled(triton_descent._settle, types, {"FIRST": False, "RACE": True} | settled, (), capability),
+        )
+        moved = {"INDEXED": True, "LOOKED_AT": 1024, "SLOTS": clusters} | sizes
+        yield f"relocate {name}", compiled(triton_descent._relocate, types | {"rows": "*bf16"}, moved, (), capability)
+
+
 def learning(capability: int) -> Iterator[tuple[str, Compiled]]:
     """The kernels of the collect and the learn step: at the sizes of PASCAL VOC, and on two GPUs at the largest."""
     from brpg_lib.kernels.fused import collecting, comparing, prototypes, reading, scores
@@ -249,9 +272,10 @@ def table(found: dict[Case, Compiled]) -> Table:
 
 
 def steps_table(found: Mapping[str, Compiled]) -> Table:
-    """The kernels of the collect and the learn step."""
+    """All kernels but the passes."""
     shown = Table(
-        "Compiled kernels of the collect and the learn step", ("case", "registers", "spills", "shared memory", "warps")
+        "Compiled kernels of the collect, the learn and the clustering step",
+        ("case", "registers", "spills", "shared memory", "warps"),
     )
     for name, kernel in found.items():
         shown.rows.append([name, *map(str, (kernel.registers, kernel.spills, kernel.shared, kernel.warps))])
@@ -272,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         passes = {case: compile_case(case) for case in cases()}
-        steps = {f"sm_{cc} {name}": kernel for cc in CAPABILITIES for name, kernel in learning(cc)}
+        steps = {f"sm_{cc} {name}": kernel for cc in CAPABILITIES for name, kernel in (*settling(cc), *learning(cc))}
     except ImportError as error:
         print(f"kernels: {error}; pip install triton", file=sys.stderr)
         return 2
@@ -281,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(steps_table(steps).rich())
     if arguments.json is not None:
         rows = [asdict(case) | asdict(kernel) | {"floors": kernel.floors} for case, kernel in passes.items()]
-        result = {"passes": rows, "learning": {name: asdict(kernel) for name, kernel in steps.items()}}
+        result = {"passes": rows, "steps": {name: asdict(kernel) for name, kernel in steps.items()}}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 

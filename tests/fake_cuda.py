@@ -52,10 +52,14 @@ class NoCopies(TorchDispatchMode):
 
     Attributes:
         launches: How often each operator ran that starts a kernel; views and empty tensors are free.
+
+    Args:
+        device: Whose launches count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda") -> None:
         super().__init__()
+        self.device = device
         self.launches: Counter[str] = Counter()
 
     @property
@@ -67,7 +71,7 @@ class NoCopies(TorchDispatchMode):
         """Runs an operator."""
         out = func(*args, **(kwargs or {}))
         computes = func.namespace == "aten" and not func.is_view and func.overloadpacket not in FREE
-        if computes and any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_leaves(out)):
+        if computes and any(isinstance(x, Tensor) and x.device.type == self.device for x in tree_leaves(out)):
             self.launches[str(func.overloadpacket).removeprefix("aten.")] += 1
         if func in COPIES:
             devices = {x.device.type for x in [*tree_leaves((args, kwargs)), out] if isinstance(x, Tensor)}

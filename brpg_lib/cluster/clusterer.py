@@ -9,8 +9,7 @@ from torch import Tensor
 
 from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
-from brpg_lib.kernels import lloyd
-from brpg_lib.kernels.kmeans import kmeans
+from brpg_lib.kernels.kmeans import kmeans, prepare
 from brpg_lib.kernels.random import fold
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.state import StateModule
@@ -96,7 +95,7 @@ class OnlineClusterer(StateModule):
             max_prototypes: The most that a class and group will want.
         """
         if self.config.backend is None:
-            lloyd.choose(queue.features[:1, 0], max_prototypes)
+            prepare(queue.features[:1, 0], max_prototypes)
 
     @torch.no_grad()
     def forward(self, queue: FeatureQueue, num_prototypes: Tensor) -> Prototypes:

@@ -27,5 +27,5 @@ def blocks(rows: Tensor, chosen: Tensor | None = None) -> Iterator[tuple[slice, 
 
 
 def take(rows: Tensor, index: Tensor) -> Tensor:
-    """A copy ``(G, m, D)`` of the rows at ``index (G, m)`` of ``rows (G, n, D)``."""
+    """A copy ``(G, m, ...)`` of the rows at ``index (G, m)`` of ``rows (G, n, ...)``."""
     return rows[torch.arange(len(rows), device=rows.device)[:, None], index]

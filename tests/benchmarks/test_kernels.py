@@ -72,8 +72,8 @@ def test_passes_over_the_queues_are_bound_by_memory(compiled: list[dict[str, Any
 
 @NEEDED
 def test_the_kernels_of_the_steps_fit(everything: dict[str, Any]) -> None:
-    found = everything["learning"]
-    assert len(found) == 4 * (2 + 4 + 5 + 4 + 2) + 2 * (4 + 3 + 2 + 2)
+    found = everything["steps"]
+    assert len(found) == 4 * 5 + 2 * 4 + 4 * (2 + 4 + 5 + 4 + 2) + 2 * (4 + 3 + 2 + 2)
     for name, kernel in found.items():
         assert kernel["spills"] == 0, name
         assert kernel["registers"] <= 255, name

@@ -68,7 +68,8 @@ def _mix(value):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _fold(key, value):  # type: ignore[no-untyped-def]
+def fold(key, value):  # type: ignore[no-untyped-def]
+    """A new key, as :func:`brpg_lib.kernels.random.fold`."""
     return _mix((key * 31 + value + 0x9E3779B9) & 0xFFFFFFFF)
 
 
@@ -80,9 +81,9 @@ def _mix_32(value):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _uniform(index, key):  # type: ignore[no-untyped-def]
+def uniform(index, key):  # type: ignore[no-untyped-def]
     """Numbers in (0, 1), as :func:`brpg_lib.kernels.random.uniform`."""
-    value = _mix_32(index + key.to(tl.int32)) ^ _fold(key, 1).to(tl.int32)
+    value = _mix_32(index + key.to(tl.int32)) ^ fold(key, 1).to(tl.int32)
     value = (_mix_32(value) >> 9) & 0x7FFFFF
     return value.to(tl.float32) * 1.1920928955078125e-07 + 5.9604644775390625e-08
 
@@ -100,8 +101,8 @@ def _scores(  # type: ignore[no-untyped-def]
     sure = tl.load(confidence + place, mask=inside, other=0.0)
     limit = tl.load(threshold + tl.where(known, label, 0) if PER_CLASS else threshold)
     confident = sure.to(tl.float32) >= limit.to(tl.float32)
-    key = _fold(_fold(tl.load(now), seed.to(tl.int64)), rank.to(tl.int64))
-    number = _uniform(place, key)
+    key = fold(fold(tl.load(now), seed.to(tl.int64)), rank.to(tl.int64))
+    number = uniform(place, key)
     tl.store(found + place, tl.where(confident & known, number, -1.0), mask=inside)
 
 
@@ -114,8 +115,8 @@ def _race(  # type: ignore[no-untyped-def]
     inside = place < length
     candidate = tl.load(candidates + place, mask=inside, other=0) != 0
     index = tl.maximum(tl.load(number + place, mask=inside, other=1) - 1, 0).to(tl.int32)
-    key = _fold(_fold(_fold(tl.load(now), seed.to(tl.int64)), rank.to(tl.int64)), group.to(tl.int64))
-    score = tl.log(_uniform(index, key))
+    key = fold(fold(fold(tl.load(now), seed.to(tl.int64)), rank.to(tl.int64)), group.to(tl.int64))
+    score = tl.log(uniform(index, key))
     if COSTLY:
         score = score * tl.load(cost + place, mask=inside, other=1.0)
     tl.store(found + place, tl.where(candidate, score, float("-inf")), mask=inside)

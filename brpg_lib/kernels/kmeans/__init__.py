@@ -9,11 +9,10 @@ from torch import Tensor
 
 from brpg_lib.kernels import lloyd
 from brpg_lib.kernels.blocks import take
-from brpg_lib.kernels.kmeans.descent import Descent, Rows, descend
-from brpg_lib.kernels.kmeans.seeding import seed
+from brpg_lib.kernels.kmeans.descent import Descent, Rows
 from brpg_lib.kernels.kmeans.selection import finalists
+from brpg_lib.kernels.kmeans.steps import steps_for
 from brpg_lib.kernels.lloyd import LloydFactory
-from brpg_lib.kernels.random import fold, uniform
 
 _SEED_ROWS, _SEED_TOLERANCE = 256, 1e-2
 """Rows of each group among which seedings compete. They are copied, so that they lie together."""
@@ -79,21 +78,21 @@ def kmeans(
     max_clusters = int(num_clusters.max())
     backend = lloyd.choose(rows, max_clusters) if backend is None else backend
     create = lloyd.load(backend)
+    numbers, seed, descend = steps_for(backend, rows, max_clusters)
     allowed = torch.arange(max_clusters, device=rows.device) < torch.minimum(num_clusters, num_rows)[:, None]
 
-    index, kept = _sample(num_rows, _SEED_ROWS, 1, fold(key, 0))
+    index, kept = _sample(num_rows, _SEED_ROWS, 1, numbers(_SEED_ROWS, key, 0))
     sample = take(rows, index).float()
     shift = _mean(sample, kept)
     sample -= shift[:, None]
     few = Rows(sample, kept, torch.zeros_like(shift), None)
-    found = Descent.start(
-        seed(sample, kept, allowed, restarts, fold(key, 1)), allowed.any(1)[:, None].expand(-1, restarts)
-    )
+    centers = seed(sample, kept, allowed, restarts, key, 1)
+    found = Descent.start(centers, allowed.any(1)[:, None].expand(-1, restarts))
     found = descend(create, few, found, allowed, max_iterations, _loose(num_rows, _SEED_TOLERANCE))
     found = finalists(found, allowed, kept, *_SEED_FINALISTS)
     found = Descent.start(found.centers, found.active)  # so small a sample says nothing of the rate
     if rows.shape[1] > _SMALL:
-        index, kept = _sample(num_rows, _COARSE_ROWS, _RUN, fold(key, 2))
+        index, kept = _sample(num_rows, _COARSE_ROWS, _RUN, numbers(_COARSE_ROWS // _RUN, key, 2))
         more = Rows(rows, kept, shift, index)
         found = descend(create, more, found, allowed, max_iterations, _loose(num_rows, _COARSE_TOLERANCE))
         found = finalists(found, allowed, kept, *_COARSE_FINALISTS)
@@ -102,20 +101,25 @@ def kmeans(
     return _finish(create, every, finalists(found, allowed, num_rows, 1, 0.0), allowed, weights, backend)
 
 
+def prepare(rows: Tensor, max_clusters: int) -> None:
+    """Try, and compile, what :func:`kmeans` will use for such ``rows (G, n, D)``."""
+    steps_for(lloyd.choose(rows, max_clusters), rows, max_clusters)
+
+
 def _loose(num_rows: Tensor, tolerance: float) -> Tensor:
     """Tolerance ``(G, 1)`` of each group: none for those so small that going on costs nothing."""
     found = torch.full_like(num_rows, tolerance, dtype=torch.float32)
     return found.masked_fill(num_rows <= _SMALL, _ROUNDING)[:, None]
 
 
-def _sample(num_rows: Tensor, size: int, run: int, key: Tensor) -> tuple[Tensor, Tensor]:
+def _sample(num_rows: Tensor, size: int, run: int, draw: Tensor) -> tuple[Tensor, Tensor]:
     """Indices ``(G, size)`` of rows spread at random over each group, in runs of neighbours; how many count ``(G,)``.
 
-    Of a group that is no larger, all of them.
+    Of a group that is no larger, all of them. ``draw (G, size // run)`` are uniform numbers.
     """
     device = num_rows.device
     runs = size // run
-    place = torch.arange(runs, device=device) + uniform((runs,), key)
+    place = torch.arange(runs, device=device) + draw
     start = (place * ((num_rows - run).clamp(min=0).float() / runs)[:, None]).long()
     index = (start[..., None] + torch.arange(run, device=device)).flatten(1)
     every = torch.arange(size, device=device).minimum((num_rows - 1).clamp(min=0)[:, None])

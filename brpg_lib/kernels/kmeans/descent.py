@@ -10,9 +10,9 @@ from torch import Tensor
 from brpg_lib.kernels.blocks import take
 from brpg_lib.kernels.lloyd import LloydFactory
 
-_MAX_RATE, _DECAY = 0.9, 0.5
+MAX_RATE, DECAY = 0.9, 0.5
 """Largest rate at which gains are taken to shrink, and how fast the estimate may fall."""
-_LOOKED_AT = 1024
+LOOKED_AT = 1024
 """Rows of each group among which an empty cluster looks for a new place."""
 
 
@@ -39,7 +39,7 @@ class Descent(NamedTuple):
     def start(cls, centers: Tensor, active: Tensor) -> Descent:
         """From ``centers``, of which nothing is known."""
         nothing = torch.zeros_like(centers[..., 0])
-        return cls(centers, nothing, nothing[..., 0], torch.full_like(nothing[..., 0], _MAX_RATE), active)
+        return cls(centers, nothing, nothing[..., 0], torch.full_like(nothing[..., 0], MAX_RATE), active)
 
 
 def descend(
@@ -67,8 +67,8 @@ def descend(
         means = passed.sums / passed.counts.clamp(min=1)[..., None]
         saved = (passed.counts * (means - centers).square().sum(-1)).sum(-1)
         if iteration > 1:
-            shrunk = (saved / gain.clamp(min=1e-30)).clamp(max=_MAX_RATE)
-            rate = torch.where(active, torch.maximum(shrunk, _DECAY * rate), rate)
+            shrunk = (saved / gain.clamp(min=1e-30)).clamp(max=MAX_RATE)
+            rate = torch.where(active, torch.maximum(shrunk, DECAY * rate), rate)
         gain = torch.where(active, saved, gain)
         counts = torch.where(active[..., None], passed.counts, counts)
         inertia = torch.where(active, passed.inertia, inertia)
@@ -93,7 +93,7 @@ def _relocate(rows: Rows, centers: Tensor, allowed: Tensor, empty: Tensor) -> tu
     Returns:
         The centers, and which sets ``(G, R)`` have changed.
     """
-    place = torch.arange(_LOOKED_AT, device=centers.device) * rows.num_rows[:, None] // _LOOKED_AT
+    place = torch.arange(LOOKED_AT, device=centers.device) * rows.num_rows[:, None] // LOOKED_AT
     if rows.place is not None:
         place = rows.place.gather(1, place)
     candidates = take(rows.values, place).float() - rows.shift[:, None]

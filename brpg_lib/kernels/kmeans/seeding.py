@@ -7,11 +7,16 @@ from torch import Tensor
 
 from brpg_lib.kernels.random import fold, uniform
 
-_CANDIDATES = 4
+CANDIDATES = 4
 """Rows among which each center of a seeding is chosen."""
 
 
-def seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: Tensor) -> Tensor:
+def numbers(count: int, key: Tensor, stream: int) -> Tensor:
+    """Uniform numbers ``(G, count)`` of a stream of each ``key (G,)``."""
+    return uniform((count,), fold(key, stream))
+
+
+def seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: Tensor, stream: int) -> Tensor:
     """Greedy k-means++, all restarts at once: each center is the best of a few rows drawn by squared distance.
 
     Returns:
@@ -22,10 +27,10 @@ def seed(rows: Tensor, num_rows: Tensor, allowed: Tensor, restarts: int, key: Te
     square = rows.square().sum(-1)[:, None, None]
     centers = torch.zeros(groups, restarts, max_clusters, dim, dtype=torch.float32, device=rows.device)
     nearest = valid[:, 0].float().expand(groups, restarts, length)  # the first draw is uniform
-    num_candidates = min(_CANDIDATES, length)
+    num_candidates = min(CANDIDATES, length)
     for cluster in range(max_clusters):
         count = 1 if cluster == 0 else num_candidates
-        noise = uniform((restarts, length), fold(key, cluster)).log()
+        noise = uniform((restarts, length), fold(key, stream, cluster)).log()
         # An exponential race draws rows in proportion to their weight; zero-weight rows never win.
         race = torch.where(nearest > 0, noise / nearest.clamp(min=1e-30), -torch.inf)
         candidates = race.topk(count, dim=2).indices

@@ -25,16 +25,16 @@ def finalists(found: Descent, allowed: Tensor, num_rows: Tensor, count: int, noi
     inertia = found.inertia.gather(1, order)
     num_rows = num_rows.clamp(min=1)[:, None]
     radius = _SAME * (inertia[:, :1] / num_rows)
-    centers = torch.take_along_dim(found.centers, order[..., None, None], dim=1)
     worse = inertia > inertia[:, :1] * (1 + noise / num_rows.float().sqrt())
-    out = _repeats(centers, allowed, radius) | worse
+    group = torch.arange(len(order), device=order.device)[:, None]
+    out = _repeats(found.centers[group, order], allowed, radius) | worse
     first = (out * out.shape[1] + torch.arange(out.shape[1], device=order.device)).argsort(dim=1)[:, :count]
     chosen = order.gather(1, first)
     return Descent(
-        torch.take_along_dim(found.centers, chosen[..., None, None], dim=1),
-        torch.take_along_dim(found.counts, chosen[..., None], dim=1),
-        found.inertia.gather(1, chosen),
-        found.rate.gather(1, chosen),
+        found.centers[group, chosen],
+        found.counts[group, chosen],
+        found.inertia[group, chosen],
+        found.rate[group, chosen],
         found.active.any(1)[:, None] & ~out.gather(1, first),
         found.iterations,
     )
@@ -53,6 +53,7 @@ def _repeats(centers: Tensor, allowed: Tensor, radius: Tensor) -> Tensor:
     square = flat.square().sum(-1)
     between = square[:, :, None] + square[:, None] - 2 * torch.bmm(flat, flat.mT)
     between = between.view(groups, sets, clusters, sets, clusters)
-    nearest = between.masked_fill(~allowed[:, None, None, None], torch.inf).amin(-1)
-    farthest = nearest.masked_fill(~allowed[:, None, :, None], 0.0).amax(2)
+    missing = ~allowed
+    nearest = between.masked_fill(missing[:, None, None, None], torch.inf).amin(-1)
+    farthest = nearest.masked_fill(missing[:, None, :, None], 0.0).amax(2)
     return (farthest <= radius[..., None]).tril(-1).any(2)

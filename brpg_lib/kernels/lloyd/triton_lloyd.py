@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,6 +15,14 @@ CHUNK = 512  # rows that a program adds up; fixed, so that sums have one order o
 MAX_DIM = 1024  # channels that few clusters may have
 
 
+class Parts(NamedTuple):
+    """What chunks of up to :data:`CHUNK` rows add up to; where a set is not active, anything."""
+
+    sums: Tensor  # (G, R, chunks, K, D)
+    counts: Tensor  # (G, R, chunks, K)
+    total: Tensor  # (G, R, chunks), sum of squares
+
+
 class TritonLloyd:
     """Passes over rows in float32, bfloat16 or float16; see :class:`~brpg_lib.kernels.lloyd.interface.Lloyd`."""
 
@@ -23,12 +31,21 @@ class TritonLloyd:
             rows = rows.contiguous()
         self.rows, self.num_rows, self.shift, self.index = rows, num_rows, shift.contiguous(), index
         self.length = rows.shape[1] if index is None else index.shape[1]
+        self.chunks = triton.cdiv(self.length, CHUNK)
 
     def __call__(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Pass:
         """See :meth:`brpg_lib.kernels.lloyd.interface.Lloyd.__call__`."""
+        flags = allowed.contiguous().view(torch.uint8), active.contiguous().view(torch.uint8)
+        parts = self.parts(centers.contiguous(), *flags, weights)
+        sums, counts = parts.sums.sum(2), parts.counts.sum(2)
+        if weights is not None:  # the sum of squares is not weighted
+            return Pass(sums, counts, torch.zeros_like(parts.total[..., 0]))
+        return Pass(sums, counts, inertia_about_means(parts.total.double().sum(2), sums, counts))
+
+    def parts(self, centers: Tensor, allowed: Tensor, active: Tensor, weights: Tensor | None = None) -> Parts:
+        """The same for each chunk of rows, from contiguous centers and flags of uint8."""
         groups, sets, clusters, dim = centers.shape
-        centers = centers.contiguous()
-        chunks = triton.cdiv(self.length, CHUNK)
+        chunks = self.chunks
         sums = centers.new_empty(groups, sets, chunks, clusters, dim)
         counts = centers.new_empty(groups, sets, chunks, clusters)
         total = centers.new_empty(groups, sets, chunks)
@@ -41,8 +58,8 @@ class TritonLloyd:
                 self.shift,
                 centers if self.index is None else self.index,
                 centers,
-                allowed.contiguous().view(torch.uint8),
-                active.contiguous().view(torch.uint8),
+                allowed,
+                active,
                 centers if weights is None else weights,
                 sums,
                 counts,
@@ -60,10 +77,7 @@ class TritonLloyd:
                 CHUNK=CHUNK,
                 **sizes,
             )
-        sums, counts = sums.sum(2), counts.sum(2)
-        if weights is not None:  # the sum of squares is not weighted
-            return Pass(sums, counts, torch.zeros_like(total[..., 0]))
-        return Pass(sums, counts, inertia_about_means(total.double().sum(2), sums, counts))
+        return Parts(sums, counts, total)
 
 
 def kernel_for(dim: int, clusters: int) -> tuple[Any, dict[str, int]]:
