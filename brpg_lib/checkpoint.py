@@ -12,7 +12,7 @@ from torch import Tensor
 
 from brpg_lib.notices import warn
 from brpg_lib.state import StateModule
-from brpg_lib.validation import require
+from brpg_lib.validation import MAX_COUNT, require
 
 VERSION = 3
 """Of the state dict."""
@@ -54,7 +54,7 @@ class Resumable(StateModule):
 
     @abstractmethod
     def progress(self) -> dict[str, Any]:
-        """What the state says beside its tensors."""
+        """What the state says beside its tensors: integers up to MAX_COUNT."""
 
     @abstractmethod
     def go_on(self, progress: Mapping[str, Any]) -> None:
@@ -62,7 +62,9 @@ class Resumable(StateModule):
 
     def get_extra_state(self) -> Tensor:
         """What a checkpoint says beside the buffers: packed JSON."""
-        return pack({"version": VERSION} | self.identity() | self.progress())
+        values = {"version": VERSION} | self.identity()
+        longest = pack(values | dict.fromkeys(self.progress(), MAX_COUNT))
+        return pack(values | self.progress(), length=len(longest))
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over what a checkpoint says, so that the same draws follow."""
@@ -99,13 +101,18 @@ class Resumable(StateModule):
             require_loadable(self.identity(), values, self._strict)
             for name, since in ADDED.items():  # in place: a copy would not reach the submodules
                 if values["version"] < since:
-                    state_dict.setdefault(prefix + name, torch.zeros_like(self.get_buffer(name)))
+                    state_dict.setdefault(prefix + name, torch.zeros_like(self.state(name)))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def pack(values: dict[str, Any]) -> Tensor:
-    """Plain JSON values as a ``(n,)`` uint8 tensor: file formats such as safetensors hold nothing but tensors."""
-    return torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8)
+def pack(values: dict[str, Any], length: int = 0) -> Tensor:
+    """Plain JSON values as a ``(n,)`` uint8 tensor: file formats such as safetensors hold nothing but tensors.
+
+    Args:
+        values: What to say.
+        length: The tensor is that long at least, so that states of one head are equally long.
+    """
+    return torch.tensor(list(json.dumps(values).encode().ljust(length)), dtype=torch.uint8)
 
 
 def unpack(packed: Tensor) -> dict[str, Any]:

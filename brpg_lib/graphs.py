@@ -79,10 +79,10 @@ class GraphedHead:
             self._names = list(out.metrics)
             return out.loss, out.loss_labeled, out.loss_unlabeled, torch.stack(list(out.metrics.values()))
 
-        before = {name: self.head.get_buffer(name).clone() for name in CHANGED}
+        before = {name: self.head.state(name).clone() for name in CHANGED}
         samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in tensors)
         replay: Any = torch.cuda.make_graphed_callables(step, samples)
         for name, value in before.items():
-            self.head.get_buffer(name).copy_(value)
+            self.head.state(name).copy_(value)
         found: Callable[..., tuple[Tensor, ...]] = replay
         return found

@@ -23,11 +23,13 @@ from brpg_lib.validation import MAX_COUNT, require_integer
 class PrototypeHead(HeadState):
     """Adds boundary-refined prototypes to a trainer: call it once per training step and add its loss.
 
-    The state is buffers only, so it needs neither an optimizer nor DDP around it (which would broadcast the queues in
-    every step), and ``state_dict()`` resumes it in any phase. In train mode a call does the phase's work and advances
-    ``iteration``; in eval mode it changes nothing. Classes without prototypes do not count in the loss. While such a
-    class is in the labels, sampling goes on in the learn phase, and the class joins as soon as one of its queues has as
-    many rows as it wants prototypes.
+    It has no parameters, so it needs neither an optimizer nor DDP around it, and ``state_dict()`` resumes it in any
+    phase. It may lie beside the model or inside it, and the model may be wrapped, averaged, copied or moved: only the
+    prototypes are a buffer, the rest of its state is not touched by what averages or broadcasts buffers.
+
+    In train mode a call does the phase's work and advances ``iteration``; in eval mode it changes nothing. Classes
+    without prototypes do not count in the loss. While such a class is in the labels, sampling goes on in the learn
+    phase, and the class joins as soon as one of its queues has as many rows as it wants prototypes.
 
     On several ranks that train together, each calls the head with its own images, however many; the heads stay equal.
     A step of the learn phase needs one all-reduce of ``4 * (C * 2 * K * (D + 2) + 5 * C + 47)`` bytes, 130 kB for
@@ -80,6 +82,8 @@ class PrototypeHead(HeadState):
         """
         if iteration is not None:
             require_integer("iteration", iteration, 0, MAX_COUNT)
+        if self.training and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            raise RuntimeError("a head cannot be trained in torch.inference_mode(); call head.eval() first")
         if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
             check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits=False)
             now = self.timeline.clock if iteration is None else torch.full_like(self.timeline.clock, iteration)

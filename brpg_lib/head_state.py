@@ -28,9 +28,9 @@ from brpg_lib.validation import MAX_COUNT, require, require_device, require_inst
 
 
 class HeadState(Resumable):
-    """The modules and buffers of a :class:`~brpg_lib.PrototypeHead`, which says what the arguments are.
+    """The modules and the state of a :class:`~brpg_lib.PrototypeHead`, which says what the arguments are.
 
-    Buffers:
+    State:
         seen: ``(C,)`` bool, classes that the labels have shown.
         dropped: ``()`` int64, pixels and points left out so far.
         idle: ``(C, 2, K)`` int64, steps with points of its class since a prototype was the nearest one to any.
@@ -83,9 +83,9 @@ class HeadState(Resumable):
         self.limits = ClassLimits(num_classes, config.pseudo_label_share)
         self.criterion = PrototypeContrastiveLoss(**config.arguments_of(PrototypeContrastiveLoss))
         self.timeline, self.team = Timeline(schedule), Team(process_group)
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
-        self.register_buffer("dropped", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
+        self.register_state("seen", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_state("dropped", torch.zeros((), dtype=torch.int64))
+        self.register_state("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
         self._warnings, self._reader = OneTimeWarnings(), LateReader()
 
     def reset(self) -> None:
@@ -104,8 +104,8 @@ class HeadState(Resumable):
             part.reset()
         for values in (self.seen, self.dropped, self.idle):
             values.zero_()
-        self.timeline.go_on_at(0)
-        self.team.start_anew(self.dropped.device)
+        self.timeline.reset()
+        self.team.reset()
         self._warnings, self._reader = OneTimeWarnings(), LateReader()
 
     @property
@@ -181,7 +181,7 @@ class HeadState(Resumable):
         }
 
     def progress(self) -> dict[str, Any]:
-        """What a checkpoint says beside the buffers."""
+        """What a checkpoint says beside the tensors."""
         return {"iteration": self.iteration, "seed": self.seed}
 
     def go_on(self, progress: Mapping[str, Any]) -> None:

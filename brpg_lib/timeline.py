@@ -21,7 +21,7 @@ class Timeline(StateModule):
     shown yet does not hold this back; when one comes, the training is not settled any longer until it has prototypes.
     Where the host would wait to learn of such a class, it looks now and then, and tries for one step.
 
-    Buffers:
+    State:
         clock: ``()`` int64, the iteration once settled. Not saved: the checkpoint has the iteration as a number.
 
     Args:
@@ -39,7 +39,7 @@ class Timeline(StateModule):
         self._counted = 0
         self._settled_with: tuple[int, int] | None = None
         self.complete = False
-        self.register_buffer("clock", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_state("clock", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
     def iteration(self) -> int:
@@ -76,6 +76,11 @@ class Timeline(StateModule):
     def go_on_at(self, iteration: int) -> None:
         """Make ``iteration`` the next one, and let the host decide anew."""
         self._counted, self._settled_with = iteration, None
+
+    def reset(self) -> None:
+        """Back to the first iteration."""
+        self.go_on_at(0)
+        self.clock.zero_()
 
     def reset_clock(self, device: torch.device) -> None:
         """Set the clock to 0; it may have had no values (meta device)."""

@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from brpg_lib import FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.distributed import keep_out_of_ddp
 from brpg_lib.examples.own_trainer import CONFIG, self_training_loss, small_fcn, summary
 from brpg_lib.examples.training.data.digits import CLASS_NAMES
 from brpg_lib.examples.training.data.loaders import digit_loader
@@ -34,7 +33,6 @@ class Segmenter(LightningModule):  # type: ignore[misc]
         self.projection = ProjectionHead(in_channels=16, feature_dim=32)
         schedule = Schedule.from_epochs(warmup=4, collect=2, total=EPOCHS, iters_per_epoch=steps)
         self.head = PrototypeHead(len(CLASS_NAMES), 32, schedule, CONFIG)
-        keep_out_of_ddp(self)  # which would broadcast all queues in every step
         self.feature_tap = FeatureTap(self.model, "classifier.2").open()
         self.logit_tap = FeatureTap(self.model, "classifier").open()
 

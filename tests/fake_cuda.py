@@ -100,9 +100,10 @@ def _move(module: nn.Module, device: Any, **_: Any) -> nn.Module:
         for name, value in part._parameters.items():
             if value is not None and value.device.type != device.type:
                 part._parameters[name] = nn.Parameter(moved(value), value.requires_grad)
-        for name, value in part._buffers.items():
-            if value is not None and value.device.type != device.type:
-                part._buffers[name] = moved(value)
+        for values in (part._buffers, {name: part.__dict__[name] for name in getattr(part, "_persistent", ())}):
+            for name, value in values.items():
+                if value is not None and value.device.type != device.type:
+                    (part._buffers if name in part._buffers else part.__dict__)[name] = moved(value)
     return module
 
 

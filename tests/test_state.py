@@ -124,7 +124,7 @@ def test_inside_a_model() -> None:
     for convert in (model.half, model.double, lambda: model.to(torch.bfloat16), model.float):
         convert()
         assert same(state(model["head"]), before)
-        assert all(b.dtype in (torch.float32, torch.int64, torch.bool) for b in model["head"].buffers())
+        assert all(b.dtype in (torch.float32, torch.int64, torch.bool) for _, b in model["head"].named_state())
     other = nn.ModuleDict({"net": nn.Conv2d(3, 5, 1), "head": head()})
     other.load_state_dict(saved(model))
     assert same(state(other), state(model))
@@ -147,7 +147,7 @@ def test_a_head_of_values_by_chance_loads() -> None:
         empty = head(queue_device="cpu", **options)
         empty = head(**options)
     empty = empty.to_empty(device="cpu")
-    for name, buffer in empty.named_buffers():
+    for name, buffer in empty.named_state():
         buffer.fill_(1 if name == "queue.rows" else 0)
     empty.load_state_dict(saved(module))
     assert_goes_on(module, empty)
@@ -330,8 +330,8 @@ def test_loading_replaces_no_buffer() -> None:
     )
     assert module.settled
     assert other.settled
-    before = {name: buffer.data_ptr() for name, buffer in module.named_buffers()}
+    before = {name: buffer.data_ptr() for name, buffer in module.named_state()}
     module.load_state_dict(saved(other))
-    assert {name: buffer.data_ptr() for name, buffer in module.named_buffers()} == before
+    assert {name: buffer.data_ptr() for name, buffer in module.named_state()} == before
     assert module.iteration == 7
     assert_goes_on(other, module)

@@ -28,9 +28,11 @@ class PrototypeBank(StateModule):
     >>> bank.similarity(torch.tensor([[5.0, 0.0, 0.0]]))
     tensor([[1., 0.]])
 
-    Buffers (no gradient, always float32):
-        prototypes: ``(C, 2, K, D)`` float32, zero where there is no prototype.
-        mask: ``(C, 2, K)`` bool, true where there is one.
+    State (no gradient, always float32):
+        prototypes: ``(C, 2, K, D)`` float32, zero where there is no prototype. A buffer, so that a moving average of a
+            model that holds the bank has averaged prototypes.
+        mask: ``(C, 2, K)`` bool, true where there is one. No buffer: in eval mode, prototypes that somebody else has
+            written into the buffer count as well.
 
     Args:
         num_classes: Number of classes C.
@@ -78,10 +80,11 @@ class PrototypeBank(StateModule):
         self.num_classes, self.feature_dim = num_classes, feature_dim
         self.momentum, self.misclassified_weight = momentum, misclassified_weight
         self.process_group = process_group
-        self.register_buffer(
-            "prototypes", torch.zeros(num_classes, 2, config.max_prototypes, feature_dim, dtype=torch.float32)
-        )
-        self.register_buffer("mask", torch.zeros(num_classes, 2, config.max_prototypes, dtype=torch.bool))
+        with torch.inference_mode(False):  # or nothing outside could change it
+            vectors = torch.zeros(num_classes, 2, config.max_prototypes, feature_dim, dtype=torch.float32)
+        self.register_buffer("prototypes", vectors)
+        self.register_state("mask", torch.zeros(num_classes, 2, config.max_prototypes, dtype=torch.bool))
+        self._looked_at: int | None = None
         self._presence: tuple[tuple[int, int], list[bool]] | None = None
 
     @property
@@ -98,10 +101,20 @@ class PrototypeBank(StateModule):
     @property
     def present(self) -> list[bool]:
         """Which classes have a prototype. Read from the device only after the mask has changed."""
+        self._follow()
         version = self.mask_version
         if self._presence is None or self._presence[0] != version:
             self._presence = (version, self.mask.flatten(1).any(1).tolist())
         return self._presence[1]
+
+    def _follow(self) -> None:
+        """In eval mode, a prototype that a moving average has written is there, though no mask came along."""
+        if self.training or torch.compiler.is_compiling() or self.prototypes._version == self._looked_at:
+            return
+        self._looked_at = self.prototypes._version
+        written = self.prototypes.any(-1) & ~self.mask
+        if bool(written.any()):
+            self.mask |= written
 
     @torch.no_grad()
     def set(self, vectors: Tensor, mask: Tensor) -> None:
@@ -158,6 +171,7 @@ class PrototypeBank(StateModule):
             ValueError: The shape or dtype is wrong.
         """
         self._check(features)
+        self._follow()
         with torch.autocast(features.device.type, enabled=False):
             directions = nn.functional.normalize(rearrange(self.prototypes, "c g k d -> (c g k) d"), dim=1)
             similarity, cosine = cosine_to_groups(features, directions, self.mask.flatten(), self.num_classes)

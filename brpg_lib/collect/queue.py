@@ -12,6 +12,7 @@ from torch import Tensor
 
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
 from brpg_lib.collect.samples import FALLBACK, LOW, NONE, Samples
+from brpg_lib.collect.saved_rows import SavedRows
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.choosing import put_rows
 from brpg_lib.kernels.segments import positions_in_group
@@ -25,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class FeatureQueue(StateModule):
     """First-in-first-out ring buffers of feature vectors and their confidence, one per class and group.
 
-    Buffers (``S`` groups are stored: 2, or 1 of twice the capacity with ``separate_confidence=False``):
+    State (``S`` groups are stored: 2, or 1 of twice the capacity with ``separate_confidence=False``):
         features: ``(C, S, capacity, D)`` in ``dtype``.
         confidence: ``(C, S, capacity)`` float32.
         rows: ``(C, 2)`` int64, valid rows; the second column stays 0 for a pooled queue.
@@ -91,10 +92,10 @@ class FeatureQueue(StateModule):
         self.storage_device = require_device("device", device)
         device = self.storage_device
         for name, empty in self._full(device).items():
-            self.register_buffer(name, empty)
+            self.register_state(name, empty)
         for name in ("rows", "cursor"):
-            self.register_buffer(name, torch.zeros(num_classes, 2, dtype=torch.int64, device=device))
-        self.register_buffer("dropped", torch.zeros((), dtype=torch.int64, device=device))
+            self.register_state(name, torch.zeros(num_classes, 2, dtype=torch.int64, device=device))
+        self.register_state("dropped", torch.zeros((), dtype=torch.int64, device=device))
 
     def _full(self, device: torch.device | None) -> dict[str, Tensor]:
         """The buffers of rows at full capacity, without any; -1 is less than the confidence of any row."""
@@ -222,16 +223,19 @@ class FeatureQueue(StateModule):
         """Forget all rows and give their memory back; the next :meth:`append` takes it again."""
         self.rows.zero_()
         self.cursor.zero_()
-        self.features = self.features[:, :, :0].clone()
-        self.confidence = self.confidence[:, :, :0].clone()
-        self.fallback_features = self.fallback_features[:, :0].clone()
-        self.fallback_confidence = self.fallback_confidence[:, :0].clone()
+        with torch.inference_mode(False):
+            self.features = self.features[:, :, :0].clone()
+            self.confidence = self.confidence[:, :, :0].clone()
+            self.fallback_features = self.fallback_features[:, :0].clone()
+            self.fallback_confidence = self.fallback_confidence[:, :0].clone()
 
     def _allocate(self) -> None:
         """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
         if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
             return
-        for name, full in self._full(self.features.device).items():
+        with torch.inference_mode(False):
+            full_size = self._full(self.features.device)
+        for name, full in full_size.items():
             held, axis = getattr(self, name), 1 if name.startswith("fallback") else 2
             full.narrow(axis, 0, held.shape[axis]).copy_(held)
             setattr(self, name, full)
@@ -263,11 +267,11 @@ class FeatureQueue(StateModule):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         used = int(self.rows.max())
         for name in ("features", "confidence"):
-            destination[prefix + name] = destination[prefix + name][:, :, :used].clone()
+            destination[prefix + name] = SavedRows.of(destination[prefix + name][:, :, :used])
         taken = (self.fallback_confidence >= 0).any(0).nonzero()
         kept = int(taken.max()) + 1 if len(taken) else 0
         for name in ("fallback_features", "fallback_confidence"):
-            destination[prefix + name] = destination[prefix + name][:, :kept].clone()
+            destination[prefix + name] = SavedRows.of(destination[prefix + name][:, :kept])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         trimmed = {
@@ -287,5 +291,8 @@ class FeatureQueue(StateModule):
             if value.shape == own.shape:
                 continue
             if fits and value.shape[:axis] == own.shape[:axis] and value.shape[axis + 1 :] == own.shape[axis + 1 :]:
-                setattr(self, name, own.new_zeros(value.shape))
+                with torch.inference_mode(False):
+                    setattr(self, name, own.new_zeros(value.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name in trimmed:  # assigned as they are, with `assign=True`
+            setattr(self, name, getattr(self, name).as_subclass(Tensor))

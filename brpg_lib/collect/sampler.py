@@ -110,9 +110,9 @@ class ConfidenceSampler(StateModule):
         self.num_classes = num_classes
         self.seed = seed
         self.process_group = process_group
-        self.register_buffer("thresholds", torch.full((num_classes,), confidence_threshold, dtype=torch.float32))
-        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("_fixed", self._fixed_classes(torch.get_default_device()), persistent=False)
+        self.register_state("thresholds", torch.full((num_classes,), confidence_threshold, dtype=torch.float32))
+        self.register_state("draws", torch.zeros((), dtype=torch.int64))
+        self.register_state("_fixed", self._fixed_classes(torch.get_default_device()), persistent=False)
 
     def _fixed_classes(self, device: torch.device) -> Tensor:
         """Which classes keep the constant threshold: ``(C,)`` bool."""
@@ -127,6 +127,7 @@ class ConfidenceSampler(StateModule):
         """Forget what was seen: thresholds and draws are those of a new sampler."""
         self.thresholds.fill_(self.config.confidence_threshold)
         self.draws.zero_()
+        self.put("_fixed", self._fixed_classes(self.thresholds.device))
 
     def class_thresholds(self) -> Tensor:
         """The confidence threshold ``t_c`` of each class in force: ``(C,)`` float32."""

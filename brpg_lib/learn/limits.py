@@ -45,7 +45,7 @@ class ClassLimits(StateModule):
         >>> [round(limit, 2) for limit in limits().tolist()]
         [0.7, 0.3]
 
-    Buffers:
+    State:
         values: ``(C,)`` float32, 0 for a class not seen yet.
 
     Args:
@@ -64,7 +64,7 @@ class ClassLimits(StateModule):
         if share is not None:
             require_number("share", share, 0.0, 1.0, open_low=True)
         self.share = share
-        self.register_buffer("values", torch.zeros(num_classes, dtype=torch.float32))
+        self.register_state("values", torch.zeros(num_classes, dtype=torch.float32))
 
     def reset(self) -> None:
         """Forget all classes."""

@@ -19,7 +19,7 @@ from brpg_lib.validation import can_read
 class Team(StateModule):
     """Adds up over the ranks of a training, and notices when they no longer do the same.
 
-    Buffers:
+    State:
         in_step: ``(3,)`` bool, what the ranks have agreed in so far, see :data:`~brpg_lib.ranks.exchange.MUST_AGREE`.
             Not saved.
 
@@ -33,7 +33,7 @@ class Team(StateModule):
         super().__init__()
         self.process_group = process_group
         self._compared = False
-        self.register_buffer("in_step", torch.ones(3, dtype=torch.bool), persistent=False)
+        self.register_state("in_step", torch.ones(3, dtype=torch.bool), persistent=False)
 
     @property
     def size(self) -> int:
@@ -87,6 +87,10 @@ class Team(StateModule):
         """
         if self.size > 1:
             require_agreement(in_step, "in a step before this one", self.process_group)
+
+    def reset(self) -> None:
+        """Forget what was before."""
+        self.start_anew(self.in_step.device)
 
     def start_anew(self, device: torch.device) -> None:
         """Forget what was before; there may have been no values (meta device)."""

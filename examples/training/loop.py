@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from brpg_lib import Schedule
-from brpg_lib.distributed import all_reduce_sum, keep_out_of_ddp, require_same_everywhere
+from brpg_lib.distributed import all_reduce_sum, require_same_everywhere
 from brpg_lib.examples.training.build import build
 from brpg_lib.examples.training.checkpoints import read, restore, states
 from brpg_lib.examples.training.data.batches import BatchSource, Pairs, seed_iteration
@@ -229,7 +229,6 @@ class Run:
     def _wrapped(self) -> nn.Module:
         if self.processes.ranks == 1:
             return self.trainer
-        keep_out_of_ddp(self.trainer)
         devices = [self.processes.device] if self.processes.device.type == "cuda" else None
         # each process keeps its own running statistics, and they are averaged when they are needed
         known = inspect.signature(DistributedDataParallel).parameters

@@ -54,7 +54,7 @@ def test_default_dtype(options: dict[str, Any], default: torch.dtype) -> None:
     assert same(state(module), state(plain))
     assert same(state(again), state(plain))
     assert same(found, expected)
-    assert {value.dtype for value in module.buffers()} == {value.dtype for value in plain.buffers()}
+    assert {value.dtype for _, value in module.named_state()} == {value.dtype for _, value in plain.named_state()}
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -15,8 +15,8 @@ from ranks import finish, on_ranks, start
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from brpg_lib import BRPGConfig, FeatureQueue, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.distributed import all_reduce_sum, gather_rows, keep_out_of_ddp, rank
+from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib.distributed import all_reduce_sum, gather_rows, rank
 from brpg_lib.distributed import world_size as size_of_world
 from brpg_lib.ranks.agreement import from_pieces, in_pieces
 from brpg_lib.ranks.collectives import share_of
@@ -382,10 +382,9 @@ def wrapped(index: int, ranks: int, folder: Path, kind: str) -> None:
     model = Segmenter()
     inner = model.head
     if kind == "ddp":
-        keep_out_of_ddp(model)
         wrapper: nn.Module = nn.parallel.DistributedDataParallel(model)
         synchronized = {name for name, _ in wrapper._module_buffers} if hasattr(wrapper, "_module_buffers") else set()
-        assert not any(name.startswith("head") for name in synchronized)
+        assert {name for name in synchronized if name.startswith("head")} <= {"head.bank.prototypes"}
     else:
         from torch.distributed.fsdp import fully_shard
 
@@ -408,21 +407,6 @@ def test_inside_a_wrapped_model(tmp_path: Path, kind: str) -> None:
     one, two = on_ranks(wrapped, 2, tmp_path, kind)
     assert same(one, two)
     assert one["bank.mask"].any()
-
-
-def test_what_ddp_must_ignore_is_named_by_the_model() -> None:
-    model = nn.ModuleDict({"net": nn.Conv2d(1, 1, 1), "inner": nn.ModuleDict({"head": head()})})
-    model._ddp_params_and_buffers_to_ignore = ["net.bias"]
-    keep_out_of_ddp(model)
-    ignored = set(model._ddp_params_and_buffers_to_ignore)
-    assert {
-        "net.bias",
-        "inner.head.queue.features",
-        "inner.head.bank.prototypes",
-        "inner.head.timeline.clock",
-    } <= ignored
-    assert "net.weight" not in ignored
-    assert isinstance(model["inner"]["head"].queue, FeatureQueue)
 
 
 def compiled(index: int, ranks: int, folder: Path) -> None:
