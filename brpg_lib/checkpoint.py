@@ -96,6 +96,11 @@ class Resumable(StateModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
+        if prefix and not any(name.startswith(prefix) for name in state_dict):
+            warn(
+                f"the state that was loaded holds nothing of the head {prefix.rstrip('.')!r}, which starts with its "
+                "warm-up; if this training is resumed, the checkpoint has been saved without the head"
+            )
         if saved is not None:
             values = unpack(saved)
             require_loadable(self.identity(), values, self._strict)

@@ -95,7 +95,7 @@ class PrototypeHead(HeadState):
             decide = torch.compiler.disable(self._decide) if torch.compiler.is_compiling() else self._decide
             output = decide(labeled, unlabeled, iteration)
         if self.training:
-            self.report(output.metrics)
+            self.report(output.metrics, output.phase, unlabeled is not None)
         return output
 
     def _decide(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, iteration: int | None) -> HeadOutput:
@@ -106,11 +106,16 @@ class PrototypeHead(HeadState):
         needs_logits = phase is Phase.COLLECT and self.training
         check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits)
         if self.training:
+            until_collect = self.schedule.warmup - current if self.schedule.collect else 0
+            self._first_calls.train_call(labeled, unlabeled, current, until_collect, iteration is None, self._warnings)
             with torch.autocast(labeled.features.device.type, enabled=False):
                 self._prepare(labeled, unlabeled, phase, current, now)
         output = self._step(labeled, unlabeled, phase, now)
         if self.training:
             self.timeline.move_to(current + 1, self.bank, self.seen)
+            self._first_calls.watch(output.loss)
+        else:
+            self._first_calls.eval_call(labeled, self._warnings)
         return output
 
     def _prepare(
@@ -134,7 +139,8 @@ class PrototypeHead(HeadState):
         self.seen |= self.team.add_up(nothing._replace(shown=shown), now, activity, self.bank.prototypes).shown > 0
         if activity is Activity.CLUSTER:
             self._make_prototypes(among=None)
-            for name, text in diagnostics.missing_rows(self._missing(), self.config).items():
+            missing = diagnostics.missing_rows(self._missing(), self.config) | diagnostics.shown_alone(self.seen)
+            for name, text in missing.items():
                 self._warnings.warn(name, text)
             return
         lost = collect(self.sampler, self.queue, labeled, unlabeled, self.process_group)

@@ -19,7 +19,8 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.limits import ClassLimits
 from brpg_lib.learn.loss import PrototypeContrastiveLoss
-from brpg_lib.notices import LateReader, OneTimeWarnings
+from brpg_lib.misuse import FirstCalls
+from brpg_lib.notices import LateReader, OneTimeWarnings, warn
 from brpg_lib.ranks.collectives import ProcessGroup
 from brpg_lib.ranks.team import Team
 from brpg_lib.schedule import Phase, Schedule
@@ -86,7 +87,13 @@ class HeadState(Resumable):
         self.register_state("seen", torch.zeros(num_classes, dtype=torch.bool))
         self.register_state("dropped", torch.zeros((), dtype=torch.int64))
         self.register_state("idle", torch.zeros(self.bank.mask.shape, dtype=torch.int64))
-        self._warnings, self._reader = OneTimeWarnings(), LateReader()
+        self._begin_to_watch()
+        if num_classes == 1:
+            warn("a head with num_classes=1 has a loss of 0; foreground and background are two classes")
+
+    def _begin_to_watch(self) -> None:
+        self._warnings, self._reader, self._first_calls = OneTimeWarnings(), LateReader(), FirstCalls()
+        self._without = {"points_labeled": 0, "points_unlabeled": 0}
 
     def reset(self) -> None:
         """Back to iteration 0, without samples and prototypes, as a new head of the same seed.
@@ -106,7 +113,7 @@ class HeadState(Resumable):
             values.zero_()
         self.timeline.reset()
         self.team.reset()
-        self._warnings, self._reader = OneTimeWarnings(), LateReader()
+        self._begin_to_watch()
 
     @property
     def process_group(self) -> ProcessGroup:
@@ -155,9 +162,15 @@ class HeadState(Resumable):
         own = self.identity() | {"schedule": dataclasses.asdict(self.schedule)} | self.progress()
         return flat(own) | {"rows": self.queue.rows.tolist()}
 
-    def report(self, health: Mapping[str, Tensor]) -> None:
-        """Say, without waiting for it, that ranks are out of step (always) or prototypes in a bad state (once)."""
-        named = [health[name] for name in diagnostics.LOOKED_AT]
+    def report(self, metrics: Mapping[str, Tensor], phase: Phase, with_unlabeled: bool) -> None:
+        """Say, without waiting for it, that ranks are out of step (always) or that a step comes to little (once).
+
+        Args:
+            metrics: Of a step.
+            phase: Of the step.
+            with_unlabeled: Whether it had unlabeled images.
+        """
+        named = [metrics[name] for name in diagnostics.LOOKED_AT]
 
         def values() -> Tensor:
             return torch.cat((self.team.in_step.float(), torch.stack([*named, self._missing().any().float()])))
@@ -165,8 +178,12 @@ class HeadState(Resumable):
         found = self._reader.read(self.dropped.device, values)
         if found is not None:
             self.team.require_in_step(found[:3] > 0)
-            *numbers, missing = map(int, found[3:].tolist())
-            for name, text in diagnostics.warnings_about(*numbers).items():
+            *numbers, missing = found[3:].tolist()
+            now = dict(zip(diagnostics.LOOKED_AT, numbers, strict=True))
+            for name, counts in (("points_labeled", True), ("points_unlabeled", with_unlabeled)):
+                idle = phase is Phase.LEARN and counts and now["prototypes"] > 0 and now[name] == 0
+                self._without[name] = self._without[name] + self._reader.steps(self.dropped.device) if idle else 0
+            for name, text in diagnostics.warnings_about(now, self._without).items():
                 self._warnings.warn(name, text)
             if missing and self.settled:
                 self.timeline.unsettle()

@@ -58,6 +58,10 @@ class LateReader:
         """A copy or a pickle starts anew: events belong to one process."""
         return {"_calls": 0, "_copy": None}
 
+    def steps(self, device: torch.device) -> int:
+        """Calls from one that gives values back to the next."""
+        return 1 if device.type == "cpu" else self.EVERY
+
     def read(self, device: torch.device, values: Callable[[], Tensor]) -> Tensor | None:
         """Values on the CPU, perhaps of an earlier call; None where there are none to read.
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from brpg_lib.notices import warn
 from brpg_lib.validation import require_integer, require_number
+
+PATIENCE = 100
+"""Passes with gradients in which the weights may stay as they are; more than a gradient is accumulated over."""
 
 
 class ProjectionHead(nn.Sequential):
@@ -36,12 +41,30 @@ class ProjectionHead(nn.Sequential):
             *_block(feature_dim, feature_dim, dropout),
             nn.Conv2d(feature_dim, feature_dim, kernel_size=1),
         )
+        self._calls, self._before = 0, torch.empty(0)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, in_channels, h, w)`` to ``(B, feature_dim, h, w)``."""
         base: Any = super()
         output: Tensor = base.forward(features)
+        if self.training and self._calls < PATIENCE and not torch.compiler.is_compiling() and output.requires_grad:
+            self._look_whether_it_trains()
         return output
+
+    def _look_whether_it_trains(self) -> None:
+        """Warn, once, where the weights are the same after many passes with gradients. The device is asked once."""
+        self._calls += 1
+        last: Any = self[-1]
+        if self._calls == 1:
+            self._before = last.weight.detach().clone()
+        elif self._calls == PATIENCE:
+            before, self._before = self._before, torch.empty(0)
+            if last.weight.requires_grad and bool((before == last.weight).all()):
+                warn(
+                    f"the weights of a ProjectionHead are the same as {PATIENCE} training passes ago: are they in an "
+                    "optimizer, with a learning rate above 0? optimizer.add_param_group({'params': "
+                    "projection.parameters()}) adds them"
+                )
 
 
 def _block(in_channels: int, out_channels: int, dropout: float) -> tuple[nn.Module, ...]:

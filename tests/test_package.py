@@ -85,7 +85,7 @@ LEVELS = (
     ("output", "batches", "checkpoint", "kernels", "ranks"),
     ("collect",),
     ("cluster",),
-    ("learn", "timeline"),
+    ("learn", "timeline", "misuse"),
     ("head_state",),
     ("graphs",),
     ("head",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -118,6 +120,22 @@ def nothing_collected(seen: Tensor, config: BRPGConfig) -> str:
     return f"the collect phase is over and no queue has a row: the loss stays 0. {why}"
 
 
+def shown_alone(seen: Tensor) -> dict[str, str]:
+    """What to warn about labels that show no more than one of several classes. Waits for the device.
+
+    Args:
+        seen: ``(C,)`` bool, classes that the labels have shown.
+    """
+    shown = seen.nonzero()[:, 0].tolist()
+    if len(shown) != 1 or len(seen) == 1:
+        return {}
+    text = (
+        f"of {len(seen)} classes the labels have shown class {shown[0]} only, so that nothing is learned from them; "
+        "masks of 0 and 255, where 255 is ignored too, have to be mapped to 0 and 1"
+    )
+    return {"alone": text}
+
+
 def still_collecting(rows: Tensor, seen: Tensor, min_rows: int) -> str:
     """What to say where ``Schedule.min_rows`` prolongs the collect phase for long. Waits for the device.
 
@@ -155,19 +173,43 @@ def health(bank: PrototypeBank, idle: Tensor) -> dict[str, Tensor]:
     }
 
 
-LOOKED_AT = ("prototypes_dead", "prototypes_collapsed", "prototypes")
-"""What :func:`warnings_about` looks at."""
+LOOKED_AT = (
+    "prototypes_dead",
+    "prototypes_collapsed",
+    "prototypes",
+    "points_labeled",
+    "points_unlabeled",
+    "pseudo_threshold",
+    "dropped",
+)
+"""Metrics that :func:`warnings_about` looks at."""
 
 
-def warnings_about(dead: int, collapsed: int, total: int) -> dict[str, str]:
+def warnings_about(metrics: Mapping[str, float], without: Mapping[str, int]) -> dict[str, str]:
     """What to warn about, by a short name.
 
     Args:
-        dead: Prototypes that have not been used for :data:`DEAD_AFTER` steps.
-        collapsed: See :func:`within_class_similarity`.
-        total: Prototypes.
+        metrics: Those of :data:`LOOKED_AT`.
+        without: For how many steps of the learn phase there has been no point of a kind, by the name of its metric.
     """
     found = {}
+    dead, collapsed, total = (int(metrics[name]) for name in LOOKED_AT[:3])
+    if metrics["dropped"] > 0:
+        found["dropped"] = (
+            f"{metrics['dropped']:.0f} pixels or points have been left out: their features or logits are not finite, "
+            "or their label is neither a class nor ignore_index"
+        )
+    if without["points_labeled"] >= PATIENCE:
+        found["points_labeled"] = (
+            f"no labeled point in {without['points_labeled']} steps: the labels show no class that has prototypes, or "
+            "ignored pixels only, so that the labeled part of the loss is 0"
+        )
+    if without["points_unlabeled"] >= PATIENCE:
+        found["points_unlabeled"] = (
+            f"no unlabeled point in {without['points_unlabeled']} steps: no pseudo label of a class with prototypes "
+            f"has a confidence of {metrics['pseudo_threshold']:.2g}, so that the unlabeled part of the loss is 0; a "
+            "lower Schedule.pseudo_threshold_range or BRPGConfig(pseudo_label_share=0.5) takes more"
+        )
     if dead:
         found["dead"] = (
             f"{dead} of {total} prototypes are dead: for {DEAD_AFTER} steps with points of their class they were not "

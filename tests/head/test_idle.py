@@ -20,7 +20,7 @@ def said(batches: tuple[LabeledBatch, UnlabeledBatch], steps: int = 120, **optio
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(steps):
-            module(*(fresh(batch) for batch in batches))
+            module(*(fresh(batch) for batch in batches)).loss.backward()
     return [str(warning.message) for warning in caught]
 
 

@@ -1,0 +1,214 @@
+"""What users do by mistake, and what would go on for hours without a word: looked for in the first calls of a head."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
+from brpg_lib.notices import OneTimeWarnings
+
+WATCHED, EVALUATED = 40, 50
+"""Calls in train mode that are looked at; calls in eval mode with gradients, until somebody is told."""
+DETACHED = (
+    "features carry no gradient, neither labeled nor unlabeled ones: the loss of the head trains nothing. Pass them as "
+    "they come from the network, without detach() and outside of torch.no_grad()"
+)
+NO_LOGITS = (
+    "labeled.logits is None; the collect phase, {calls} iterations from now, needs the student's logits to choose "
+    "pixels by"
+)
+STRETCHED = (
+    "{name}: features of {size[0]} x {size[1]} and labels of {image[0]} x {image[1]} pixels differ in shape, as if the "
+    "network shrank height and width by different factors; points are read as if the features were stretched over the "
+    "labels. Are the labels cropped or padded like the images?"
+)
+PROBABILITIES = (
+    "look like probabilities: they are in [0, 1] and add up to 1 over the classes. The head wants logits, before "
+    "softmax; of probabilities it would take another softmax, and trust no pixel"
+)
+ZERO_OR_ONE = (
+    "holds only 0 and 1; the head wants the teacher's probability of each pseudo label, and has thresholds of its own"
+)
+RESUMED = (
+    "the optimizer has been training before, and the head is at iteration 0: it starts with its warm-up. If this "
+    "training is resumed, load head.state_dict() of the checkpoint too"
+)
+NEVER_TRAINED = (
+    "the head has been called {calls} times in eval mode with features that carry gradients, and never in train mode: "
+    "nothing is collected, and no phase passes. Call head.train() where the model trains"
+)
+UNUSED = (
+    "in {unused} of {calls} calls of the head the loss of the call before had not been backpropagated: either the head "
+    "is called several times in a step, so that its phases pass too fast (call it once, or pass iteration=), or its "
+    "loss is not added to the loss of the training"
+)
+
+
+class FirstCalls:
+    """Looks at the first calls of a head. A copy starts anew: nothing here is state."""
+
+    def __init__(self) -> None:
+        self.trained, self.evaluated, self.unused = 0, 0, 0
+        self._open = False
+        self._pending: list[tuple[Tensor, torch.cuda.Event | None, str, str]] = []
+        self._looked_at: set[str] = set()
+        self._optimizers: OptimizerWatch | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], FirstCalls], tuple[()]]:
+        """As a new one."""
+        return FirstCalls, ()
+
+    def eval_call(self, labeled: LabeledBatch, warnings: OneTimeWarnings) -> None:
+        """Take note of a call in eval mode."""
+        trains = torch.is_grad_enabled() and labeled.features.requires_grad
+        if trains and not self.trained and self.evaluated < EVALUATED:
+            self.evaluated += 1
+            if self.evaluated == EVALUATED:
+                warnings.warn("eval", NEVER_TRAINED.format(calls=EVALUATED))
+
+    def train_call(
+        self,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch | None,
+        iteration: int,
+        until_collect: int,
+        counted: bool,
+        warnings: OneTimeWarnings,
+    ) -> None:
+        """Take note of a call in train mode.
+
+        Args:
+            labeled: Its labeled images.
+            unlabeled: Its unlabeled images.
+            iteration: Of the call.
+            until_collect: Iterations until logits are needed; not above 0 if they are already, or never.
+            counted: Whether the head counts the calls itself.
+            warnings: To warn with.
+        """
+        if self.trained < WATCHED:
+            self.trained += 1
+            if self.trained == 1:
+                for name, text in first_sight(labeled, unlabeled, until_collect).items():
+                    warnings.warn(name, text)
+                self._optimizers = OptimizerWatch() if iteration == 0 else None
+            self._look_at_values(labeled, unlabeled)
+            self.unused += self._open and counted
+            if self.trained == WATCHED and self.unused >= 0.4 * WATCHED:
+                warnings.warn("unused", UNUSED.format(unused=self.unused, calls=WATCHED))
+        if self._optimizers is not None and (self._optimizers.heard or self.trained == WATCHED):
+            if self._optimizers.resumed:
+                warnings.warn("resumed", RESUMED)
+            self._optimizers = None
+        self._tell_of_values(warnings)
+
+    def watch(self, loss: Tensor) -> None:
+        """Take note of whether the loss of a call is backpropagated before the next call."""
+        self._open = loss.requires_grad and self.trained < WATCHED
+        if self._open:
+            reference = weakref.ref(self)
+
+            def backpropagated(_: Tensor) -> None:
+                calls = reference()
+                if calls is not None:
+                    calls._open = False
+
+            loss.register_hook(backpropagated)
+
+    def _look_at_values(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> None:
+        """Judge the values of each field the first time it is there."""
+        if labeled.features.is_cuda and not torch.cuda.is_available():
+            return  # tensors without values
+        fields: list[tuple[str, Tensor | None, Callable[[Tensor], Tensor], str]]
+        fields = [("labeled.logits", labeled.logits, are_probabilities, PROBABILITIES)]
+        if unlabeled is not None:
+            fields.append(("unlabeled.weak_logits", unlabeled.weak_logits, are_probabilities, PROBABILITIES))
+            fields.append(("unlabeled.confidence", unlabeled.confidence, are_zero_or_one, ZERO_OR_ONE))
+        for name, values, judge, text in fields:
+            if values is None or name in self._looked_at:
+                continue
+            self._looked_at.add(name)
+            found, event = judge(values.detach()), None
+            if found.is_cuda:
+                event = torch.cuda.Event()
+                found = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(found, non_blocking=True)
+                event.record()
+            self._pending.append((found, event, name, text))
+
+    def _tell_of_values(self, warnings: OneTimeWarnings) -> None:
+        """Warn of what has been judged, without waiting for the rest."""
+        waiting: list[tuple[Tensor, torch.cuda.Event | None, str, str]] = []
+        for found, event, name, text in self._pending:
+            if event is not None and not event.query():
+                waiting.append((found, event, name, text))
+            elif bool(found):
+                warnings.warn(name, f"{name} {text}")
+        self._pending = waiting
+
+
+class OptimizerWatch:
+    """Notices whether the first optimizer that makes a step, while this exists, has made steps before."""
+
+    def __init__(self) -> None:
+        self.heard, self.resumed = False, False
+        reference = weakref.ref(self)
+
+        def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            watch = reference()
+            if watch is not None and not watch.heard:
+                watch.heard, watch.resumed = True, any(map(_has_moved, optimizer.state.values()))
+
+        weakref.finalize(self, register_optimizer_step_pre_hook(before_step).remove)
+
+
+def _has_moved(state: Any) -> bool:
+    """Whether what an optimizer knows of a parameter tells of steps."""
+    if not isinstance(state, dict):
+        return False
+    return float(state.get("step", 0)) > 0 or state.get("momentum_buffer") is not None
+
+
+def first_sight(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, until_collect: int) -> dict[str, str]:
+    """What to warn about the first batches, by a short name; only shapes are looked at."""
+    found = {}
+    if labeled.logits is None and until_collect > 0:
+        found["logits"] = NO_LOGITS.format(calls=until_collect)
+    pairs = [("labeled", labeled.features, labeled.labels)]
+    if unlabeled is not None:
+        pairs.append(("unlabeled", unlabeled.features, unlabeled.pseudo_labels))
+    if torch.is_grad_enabled() and not any(features.requires_grad for _, features, _ in pairs):
+        found["detached"] = DETACHED
+    for name, features, labels in pairs:
+        size, image = tuple(features.shape[2:]), tuple(labels.shape[1:])
+        if are_stretched(size, image):
+            found["stretched"] = STRETCHED.format(name=name, size=size, image=image)
+    return found
+
+
+def are_stretched(size: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether no factor shrinks an image of that size to features of this one, but for a pixel of rounding.
+
+    >>> are_stretched((65, 129), (513, 1025)), are_stretched((64, 64), (512, 1024))
+    (False, True)
+    """
+    # An axis of n pixels with m features is shrunk by a factor between n / (m + 1) and n / (m - 1).
+    axes = list(zip(size, image, strict=True))
+    lowest = max(pixels / (count + 1) for count, pixels in axes)
+    return any(count > 1 and pixels / (count - 1) < lowest for count, pixels in axes)
+
+
+def are_probabilities(logits: Tensor) -> Tensor:
+    """Whether all values ``(B, C, ...)`` are in [0, 1] and add up to 1 over the classes: ``()`` bool."""
+    total = logits.float().sum(dim=1)
+    return (logits >= 0).all() & ((total - 1).abs() < 0.02).all()
+
+
+def are_zero_or_one(confidence: Tensor) -> Tensor:
+    """Whether all values are 0 or 1, and both are there: ``()`` bool."""
+    zero, one = confidence == 0, confidence == 1
+    return (zero | one).all() & zero.any() & one.any()

@@ -1,0 +1,291 @@
+"""Mistakes that would go on for hours without a word are told of once, early, and with what to do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from builders import fresh, head, labeled, run, state, unlabeled
+from torch import Tensor, nn
+
+from brpg_lib import LabeledBatch, ProjectionHead, PrototypeHead, UnlabeledBatch
+from brpg_lib.misuse import are_stretched
+
+Change = Callable[[LabeledBatch, UnlabeledBatch], tuple[LabeledBatch, UnlabeledBatch]]
+
+
+def told(steps: int, change: Change = lambda *batches: batches, module: PrototypeHead | None = None) -> list[str]:
+    """The warnings of a training on changed batches, as trainers write it."""
+    module = head() if module is None else module
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(steps):
+            loss = module(*change(labeled(10 * (i % 5)), unlabeled(10 * (i % 5)))).loss
+            if loss.requires_grad:
+                loss.backward()
+    return [str(warning.message) for warning in caught]
+
+
+def put(batch: Any, **values: Any) -> Any:
+    return fresh(batch, **values)
+
+
+def detached(first: LabeledBatch, second: UnlabeledBatch) -> tuple[LabeledBatch, UnlabeledBatch]:
+    first, second = fresh(first), fresh(second)
+    for batch in (first, second):
+        batch.features.requires_grad_(False)
+    return first, second
+
+
+def probabilities(first: LabeledBatch, second: UnlabeledBatch) -> tuple[LabeledBatch, UnlabeledBatch]:
+    assert first.logits is not None
+    assert second.weak_logits is not None
+    return put(first, logits=first.logits.softmax(1)), put(second, weak_logits=second.weak_logits.softmax(1))
+
+
+MISTAKES: dict[str, tuple[Change, list[str]]] = {
+    "features.detach()": (detached, ["features carry no gradient"]),
+    "probabilities": (
+        probabilities,
+        ["labeled.logits look like probabilities", "unlabeled.weak_logits look like probabilities"],
+    ),
+    "0/1 confidence": (
+        lambda first, second: (first, put(second, confidence=(second.confidence > 0.5).float())),
+        ["unlabeled.confidence holds only 0 and 1"],
+    ),
+    "half precision probabilities": (
+        lambda first, second: (put(first, logits=torch.softmax(first.logits.half(), 1)), second),  # type: ignore[union-attr]
+        ["labeled.logits look like probabilities"],
+    ),
+    "another aspect ratio": (
+        lambda first, second: (put(first, labels=first.labels[:, :, :10]), second),
+        ["labeled: features of 9 x 11 and labels of 17 x 10 pixels differ in shape"],
+    ),
+    "another aspect ratio of pseudo labels": (
+        lambda first, second: (
+            first,
+            put(second, pseudo_labels=second.pseudo_labels[:, :7], confidence=second.confidence[:, :7]),
+        ),
+        ["unlabeled: features of 9 x 11 and labels of 7 x 21 pixels differ in shape"],
+    ),
+    "nothing wrong": (lambda *batches: batches, []),
+    "labeled images only": (lambda first, second: (first, None), []),  # type: ignore[return-value]
+    "the labeled features alone have gradients": (lambda first, second: (first, detached(first, second)[1]), []),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize("steps", [1, 60])
+def test_batches(change: Change, expected: list[str], steps: int) -> None:
+    found = told(steps, change)
+    if steps == 60:  # what follows from it may be told too
+        found = [text for text in found if any(text.startswith(start) for start in expected) or not expected]
+    assert len(found) == len(expected), found
+    for text, start in zip(found, expected, strict=True):
+        assert text.startswith(start)
+
+
+def test_logits_that_will_be_missing_are_told_of_at_once() -> None:
+    without: Change = lambda first, second: (put(first, logits=None), second)  # noqa: E731
+    (text,) = told(1, without, head(warmup=5))
+    assert text.startswith("labeled.logits is None; the collect phase, 5 iterations from now, needs")
+    assert told(1, without, head(warmup=5, collect=0)) == []
+    assert told(3, without, run(head(), 6)) == []
+
+
+def test_a_head_that_never_trains() -> None:
+    (text,) = told(60, module=head().eval())
+    assert "called 50 times in eval mode" in text
+    assert "Call head.train()" in text
+    with torch.no_grad():
+        assert told(60, module=head().eval()) == []
+    assert told(60, module=run(head(), 1).eval()) == []
+
+
+@pytest.mark.parametrize("kind", ["two calls", "never added", "iteration given", "accumulated"])
+def test_losses_that_nobody_uses(kind: str) -> None:
+    module = head(warmup=200, total=900)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(50):
+            given = i // 2 if kind == "iteration given" else None
+            outs = [module(labeled(10 * (i % 5)), unlabeled(10 * (i % 5)), iteration=given)]
+            if kind == "accumulated":
+                outs[0].loss.backward()
+            if kind != "never added":
+                outs.append(module(labeled(3), unlabeled(3), iteration=given))
+                sum(out.loss for out in outs if kind != "accumulated" or out is outs[1]).backward()  # type: ignore[union-attr]
+    found = [str(warning.message) for warning in caught]
+    if kind in ("iteration given", "accumulated"):
+        assert found == []
+    else:
+        (text,) = found
+        assert "of 40 calls of the head the loss of the call before had not been backpropagated" in text
+
+
+class Trainer:
+    """A network with an optimizer, and the head beside them."""
+
+    def __init__(self, make: Callable[..., torch.optim.Optimizer]) -> None:
+        torch.manual_seed(0)
+        self.net, self.head = nn.Conv2d(5, 5, 1), head()
+        self.optimizer = make(self.net.parameters())
+
+    def run(self, steps: int) -> None:
+        for i in range(steps):
+            first, second = labeled(10 * i), unlabeled(10 * i)
+            features = self.net(first.features.detach())
+            loss = self.head(put_features(first, features), second).loss + features.mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+def put_features(batch: LabeledBatch, features: Tensor) -> LabeledBatch:
+    return LabeledBatch(features=features, logits=batch.logits, labels=batch.labels)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_training_resumed_without_its_head(make: Any, with_head: bool) -> None:
+    first, second = Trainer(make), Trainer(make)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first.run(5)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    if with_head:
+        second.head.load_state_dict(first.head.state_dict())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        second.run(3)
+    found = [str(warning.message) for warning in caught]
+    assert len(found) == (not with_head)
+    assert with_head or "load head.state_dict() of the checkpoint too" in found[0]
+
+
+def test_the_optimizers_are_left_alone_afterwards() -> None:
+    from torch.optim.optimizer import _global_optimizer_pre_hooks
+
+    before = len(_global_optimizer_pre_hooks)
+    trainer = Trainer(OPTIMIZERS["SGD"])
+    trainer.head(labeled(), unlabeled())
+    assert len(_global_optimizer_pre_hooks) == before + 1
+    trainer.run(2)
+    assert len(_global_optimizer_pre_hooks) == before
+    other = Trainer(OPTIMIZERS["SGD"])
+    other.head(labeled(), unlabeled())
+    del other
+    assert len(_global_optimizer_pre_hooks) == before
+
+
+def test_a_model_resumed_from_a_state_without_the_head() -> None:
+    model = nn.ModuleDict({"net": nn.Conv2d(1, 1, 1), "head": head()})
+    old = {name: value for name, value in model.state_dict().items() if name.startswith("net")}
+    with pytest.warns(UserWarning, match="holds nothing of the head 'head', which starts with its warm-up"):
+        model.load_state_dict(old, strict=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.load_state_dict(model.state_dict(), strict=False)
+        model["head"].load_state_dict({}, strict=False)
+
+
+def test_a_projection_in_no_optimizer() -> None:
+    def passes(projection: ProjectionHead, lr: float, included: bool = True) -> list[str]:
+        optimizer = torch.optim.SGD(projection.parameters() if included else nn.Linear(1, 1).parameters(), lr=lr)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(120):
+                projection(torch.rand(2, 3, 4, 4)).mean().backward()
+                optimizer.step()
+        return [str(warning.message) for warning in caught]
+
+    assert passes(ProjectionHead(3, 4), 0.1) == []
+    for options in ({"lr": 0.1, "included": False}, {"lr": 0.0}):
+        (text,) = passes(ProjectionHead(3, 4), **options)  # type: ignore[arg-type]
+        assert "the same as 100 training passes ago" in text
+    with torch.no_grad():
+        projection = ProjectionHead(3, 4)
+        for _ in range(120):
+            projection(torch.rand(2, 3, 4, 4))  # a teacher
+    assert copy.deepcopy(projection).state_dict().keys() == projection.state_dict().keys()
+
+
+def test_labels_of_one_class() -> None:
+    """Masks of 0 and 255: one class is shown, the other one is ignored."""
+
+    def zero_or_ignored(first: LabeledBatch, second: UnlabeledBatch) -> tuple[LabeledBatch, UnlabeledBatch]:
+        labels = torch.where(first.labels == 0, 0, 255)
+        logits = 9 * nn.functional.one_hot(torch.zeros(2, 9, 11, dtype=torch.long), 3).movedim(3, 1).float()
+        return put(first, labels=labels, logits=logits), put(second, weak_features=None, weak_logits=None)
+
+    found = told(8, zero_or_ignored)
+    assert any("of 3 classes the labels have shown class 0 only" in text for text in found)
+
+
+def test_one_class_is_no_problem_to_solve() -> None:
+    with pytest.warns(UserWarning, match="num_classes=1 has a loss of 0"):
+        PrototypeHead(1, 4, head().schedule)
+
+
+def test_steps_without_points() -> None:
+    def unsure(first: LabeledBatch, second: UnlabeledBatch) -> tuple[LabeledBatch, UnlabeledBatch]:
+        return first, put(second, confidence=0.7 * second.confidence)
+
+    (text,) = told(80, unsure)
+    assert text.startswith(
+        "no unlabeled point in 50 steps: no pseudo label of a class with prototypes has a confidence"
+    )
+    module = run(head(), 6)
+    nowhere: Change = lambda first, second: (put(first, labels=torch.full_like(first.labels, 255)), None)  # type: ignore[assignment,return-value]  # noqa: E731
+    (text,) = told(80, nowhere, module)
+    assert text.startswith("no labeled point in 50 steps")
+
+
+def test_features_that_are_not_finite() -> None:
+    def broken(first: LabeledBatch, second: UnlabeledBatch) -> tuple[LabeledBatch, UnlabeledBatch]:
+        features = first.features.detach().clone()
+        features[0, 0, :4] = torch.nan
+        return put(first, features=features), second
+
+    found = [text for text in told(10, broken) if "left out" in text]
+    assert len(found) == 1
+    assert "features or logits are not finite" in found[0]
+
+
+def test_copies_look_for_themselves() -> None:
+    module = head()
+    told(3, module=module)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert twin._first_calls.trained == 0
+    before = state(module)
+    assert "first" not in str(before.keys())
+
+
+@pytest.mark.parametrize(
+    ("size", "image", "expected"),
+    [
+        ((65, 129), (513, 1025), False),
+        ((97, 97), (769, 769), False),
+        ((33, 41), (321, 401), False),
+        ((41, 51), (321, 401), False),
+        ((1, 1), (7, 900), False),
+        ((60, 80), (480, 640), False),
+        ((60, 60), (480, 640), True),
+        ((17, 17), (17, 17), False),
+        ((17, 17), (17, 23), True),
+    ],
+)
+def test_shapes(size: tuple[int, int], image: tuple[int, int], expected: bool) -> None:
+    assert are_stretched(size, image) is expected
