@@ -101,9 +101,9 @@ class PrototypeStore(StateModule):
         the prototypes of the same group, as they are: features have to come from the same network, or from one that
         starts where that ended. :func:`~brpg_lib.inspection.load_bank` reads ``other`` from a checkpoint.
 
-        A head whose bank adopts before the training (on every rank alike) keeps these prototypes, moved by the momentum,
-        until ``Schedule.recluster_every`` makes new ones, if it is set; its other classes get theirs from the queues.
-        ``Schedule(warmup=0, collect=0)`` lets it learn from the first step on.
+        A head whose bank adopts before the training (on every rank alike) keeps these prototypes, moved by the
+        momentum, until ``Schedule.recluster_every`` makes new ones, if it is set; its other classes get theirs from the
+        queues. ``Schedule(warmup=0, collect=0)`` lets it learn from the first step on.
 
         Args:
             other: Whose prototypes to take; stays as it is.

@@ -39,7 +39,7 @@ def test_adopts_as_plain_loops_do(classes, slots, dim, seed, data):
     mapping = {key: data.draw(st.integers(0, classes[1] - 1)) for key in keys}
     before, source = state(own), state(other)
     expected = adopted(own, other, mapping)
-    possible = all(1 <= sum(map(len, expected[key])) and max(map(len, expected[key])) <= slots[0] for key in mapping)
+    possible = all(any(expected[key]) and max(map(len, expected[key])) <= slots[0] for key in mapping)
     if possible:
         own.adopt(other, mapping)
         assert adopted(own, own, {}) == expected
@@ -47,7 +47,7 @@ def test_adopts_as_plain_loops_do(classes, slots, dim, seed, data):
         for key in set(range(classes[0])) - set(mapping):
             assert torch.equal(own.mask[key], before["mask"][key]), "classes that are not named stay as they are"
     else:
-        with pytest.raises(ValueError, match="mapping: expected classes with prototypes|other: expected at most"):
+        with pytest.raises(ValueError, match=r"mapping: expected classes with prototypes|other: expected at most"):
             own.adopt(other, mapping)
         assert same(state(own), before)
     assert same(state(other), source)
@@ -114,9 +114,7 @@ def test_another_bank_that_does_not_fit_changes_nothing() -> None:
     with pytest.raises(ValueError, match="other: expected prototypes of 4 channels, found 5"):
         bank.adopt(random_bank(3, 2, 5, 0)[0], {0: 0})
     large, _ = random_bank(3, 3, 4, 0, share=1.1)
-    with pytest.raises(
-        ValueError, match=r"other: expected at most 2 prototypes per group, found \(3, 3\) of its class 1"
-    ):
+    with pytest.raises(ValueError, match=r"other: expected at most 2 .*, found \(3, 3\) of its class 1"):
         bank.adopt(large, {0: 1})
     large.prototypes[1, 0, 0, 0] = torch.nan
     large.mask[1, :, 2] = False
