@@ -132,12 +132,10 @@ def read_heads(path: str | os.PathLike[str]) -> list[HeadRecord]:
         OSError: There is no such file.
         ModuleNotFoundError: ``safetensors`` is not installed.
     """
-    path = Path(path)
-    beside = path.with_suffix(".brpg.pth")
-    hint = f"; the head of a patched script is in {beside.name}" if beside.is_file() else ""
-    file = _load(path, hint)
-    found = list(_heads(file, ""))
-    require(bool(found), f"{path}", "the state of a prototype head (bank.prototypes, bank.mask)", f"none{hint}")
+    file = load_checkpoint(path)
+    found = heads_in(file)
+    advice = "".join(f"; {hint}" for hint in _hints(Path(path)))
+    require(bool(found), f"{path}", "the state of a prototype head (bank.prototypes, bank.mask)", f"none{advice}")
     if not isinstance(file, Mapping):
         return found
     names, phase = file.get("class_names"), _last_phase(file)
@@ -148,7 +146,15 @@ def read_heads(path: str | os.PathLike[str]) -> list[HeadRecord]:
     ]
 
 
-def _load(path: Path, hint: str) -> Any:
+def load_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """What is in a file, in host memory; nothing in it is run.
+
+    Raises:
+        ValueError: It is no checkpoint, or holds more than tensors and plain values.
+        OSError: There is no such file.
+        ModuleNotFoundError: ``safetensors`` is not installed.
+    """
+    path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -164,12 +170,23 @@ def _load(path: Path, hint: str) -> Any:
     except Exception as error:  # a file that is none can fail in any way
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds objects of {foreign[1]}" if foreign else "is no checkpoint, or damaged"
-        advice = "only tensors and plain values are read; save head.state_dict() in a file of its own"
-        raise ValueError(f"{path}: {what}; {hint.removeprefix('; ') or advice}") from error
+        advice = "only tensors and plain values are read: save state dicts in a file of their own"
+        raise ValueError("; ".join([f"{path}: {what}", *(_hints(path) or [advice])])) from error
+
+
+def _hints(path: Path) -> list[str]:
+    """Where else the head may be."""
+    beside = path.with_suffix(".brpg.pth")
+    return [f"the head of a patched script is in {beside.name}"] if beside.is_file() else []
 
 
 def _torch_load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def heads_in(value: object) -> list[HeadRecord]:
+    """All heads in what a checkpoint holds."""
+    return list(_heads(value, ""))
 
 
 def _heads(value: object, place: str) -> Iterator[HeadRecord]:
