@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
                       help="show the network windows of this side, which overlap by a third, where an image is larger "
                       "(default: as the training validated)")  # fmt: skip
     view.add_argument("--whole", action="store_true", help="show it whole images, however large")
-    p.add_argument("--batch-size", type=int, default=4, metavar="N",
+    p.add_argument("--batch-size", type=int, default=8, metavar="N",
                    help="windows at a time, or whole images of as many pixels (default: %(default)s)")  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="predict anew what is there already")
     p.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
@@ -106,10 +106,10 @@ def run(arguments: argparse.Namespace, console: Console) -> list[str]:
     window = None if arguments.whole else arguments.window or trained.recipe.window
     pages = Pages(arguments.out, trained.class_names, trained.bank is not None)
     rows = _earlier(pages, _made_by(arguments, window), arguments.overwrite)
-    left = {name: path for name, path in files.items() if arguments.overwrite or not _is_done(pages, name, rows)}
+    left = {name: path for name, path in files.items() if arguments.overwrite or not _is_done(pages, name, path, rows)}
     view = "whole images" if window is None else f"windows of {window} pixels"
     by = "nearest prototypes" if arguments.prototypes else "the network"
-    console.print(f"{len(left)} of {len(files)} images to predict on {device.type}, by {by}, {view}")
+    console.print(f"{len(left)} of {len(files)} images to predict on {device.type}, by {by}, {view}", markup=False)
     images = Images(left, trained.recipe.short_side)
     workers = loaders(device) if arguments.workers is None else arguments.workers
     failed = []
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, console: Console) -> list[str]:
                 for index, image in enumerate(group):
                     written(image, files[image.name], _one(found, index), arguments.prototypes)
             bar.advance(task, len(group))
-    console.print(f"{len(rows)} images in {arguments.out / INDEX}, those most worth checking first")
+    console.print(f"{len(rows)} images in {arguments.out / INDEX}, those most worth checking first", markup=False)
     return failed
 
 
@@ -168,29 +168,32 @@ def _earlier(pages: Pages, made_by: dict[str, Any], overwrite: bool) -> dict[str
         ValueError: They are of another checkpoint, or of other options.
     """
     path = pages.folder / MADE_BY
-    rows = pages.read_index()
-    if path.is_file():
-        before = json.loads(path.read_text())
-        differing = [name for name, value in made_by.items() if name != "checkpoint" and before.get(name) != value]
-        if differing and not overwrite:
-            names = ", ".join("checkpoint" if name == "sha256" else f"--{name}" for name in differing)
-            raise ValueError(
-                f"{pages.folder}: holds predictions of {before.get('checkpoint')} with another {names}; "
-                "--overwrite removes them, --out names another place"
-            )
-        if differing:
-            for name in rows:
-                for file in pages.files(name).values():
-                    file.unlink(missing_ok=True)
-            rows = {}
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    rows = pages.read_index() if before else {}
+    differing = [name for name, value in made_by.items() if name != "checkpoint" and before.get(name) != value]
+    if before and differing and not overwrite:
+        names = ", ".join("checkpoint" if name == "sha256" else f"--{name}" for name in differing)
+        raise ValueError(
+            f"{pages.folder}: holds predictions of {before.get('checkpoint')} with another {names}; "
+            "--overwrite removes them, --out names another place"
+        )
+    if differing:
+        for name in rows:
+            for file in pages.files(name).values():
+                file.unlink(missing_ok=True)
+        rows = {}
     pages.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(json.dumps(made_by, indent=2) + "\n", path)
     pages.write_legend()
     return rows
 
 
-def _is_done(pages: Pages, name: str, rows: dict[str, Row]) -> bool:
-    return name in rows and all(file.is_file() for file in pages.files(name).values())
+def _is_done(pages: Pages, name: str, image: Path, rows: dict[str, Row]) -> bool:
+    """Whether all that is written for an image is there, and newer than the image."""
+    files = pages.files(name).values()
+    if name not in rows or not all(file.is_file() for file in files):
+        return False
+    return min(file.stat().st_mtime for file in files) >= image.stat().st_mtime
 
 
 @contextmanager

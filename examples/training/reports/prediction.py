@@ -139,9 +139,12 @@ class Pages:
         plt.close(figure)
 
 
-def doubt(row: Mapping[str, Any]) -> float:
-    """How much there is to check in an image: mean entropy, plus the share where network and prototypes disagree."""
-    return float(row["mean_entropy"]) + float(row["disagreement"] or 0)
+def doubt(row: Mapping[str, Any]) -> tuple[float, float]:
+    """How much there is to check in an image: its mean entropy; where that is equal, the share of disagreement.
+
+    Not their sum: prototypes of small classes lie within large ones, and disagree in easy images too.
+    """
+    return float(row["mean_entropy"]), float(row["disagreement"] or 0)
 
 
 HEAT = (255 * plt.get_cmap("inferno")(np.arange(256))[:, :3]).round().astype(np.uint8)
