@@ -45,11 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         head = _head(arguments)
         found = find(head)
+        if arguments.out is not None:
+            _write(arguments.out, head, found, f"{arguments.checkpoint.name}: {head.place}".rstrip(": "))
         console = Console()
         for part in everything(head, found):
             console.print(part)
         if arguments.out is not None:
-            _write(arguments.out, head, found, f"{arguments.checkpoint.name}: {head.place}".rstrip(": "))
             print(f"written: {arguments.out}")
     except ModuleNotFoundError as error:
         print(f"brpg inspect needs {error.name} for this: pip install 'brpg-lib[inspect]'", file=sys.stderr)

@@ -20,18 +20,23 @@ WRITTEN = 22
 
 def draw(head: HeadRecord, found: Findings, title: str) -> Figure:
     """Prototypes of each class, and how similar the classes are."""
-    size = min(40.0, max(5.0, 0.36 * head.num_classes))
-    figure = plt.figure(figsize=(1.9 * size + 3, size + 1.5), layout="constrained")
+    size = max(5.0, (0.36 if head.num_classes <= WRITTEN else 0.18) * head.num_classes)
+    figure = plt.figure(figsize=(size + 9, size + 2), layout="constrained")
     high, low = found.prototypes.sum(0).tolist()
     last = f"iteration {head.settings['iteration']}, " if "iteration" in head.settings else ""
     figure.suptitle(
         f"{title}\n{last}phase {head.phase}: {high} prototypes of high confidence, {low} of low", fontsize=12
     )
-    bars, matrix = figure.subplots(1, 2, width_ratios=(0.8, 1))
+    bars, matrix = figure.subplots(1, 2, width_ratios=(6, size + 1))
     _draw_bars(bars, head, found)
     image = _draw_matrix(matrix, head, found)
     figure.colorbar(image, ax=matrix, label="cosine of the most similar prototypes", shrink=0.8)
     return figure
+
+
+def _font(head: HeadRecord) -> float:
+    """Size of the names of classes."""
+    return 8.0 if head.num_classes <= WRITTEN else 6.0
 
 
 def _draw_bars(axis: Axes, head: HeadRecord, found: Findings) -> None:
@@ -43,10 +48,10 @@ def _draw_bars(axis: Axes, head: HeadRecord, found: Findings) -> None:
         if counts is not None and bool(counts.any()):
             offset = 0.2 if label == "collapsed" else -0.2
             axis.barh(places + offset, counts.numpy(), height=0.2, color=color, label=label)
-    axis.set_yticks(places, [head.name(index) for index in range(head.num_classes)], fontsize=8)
+    axis.set_yticks(places, [head.name(index) for index in range(head.num_classes)], fontsize=_font(head))
     axis.set(xlabel="prototypes", title="Prototypes per class", ylim=(head.num_classes - 0.4, -0.6))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=8)
+    axis.figure.legend(loc="outside lower left", ncols=4, fontsize=8)
 
 
 def _draw_matrix(axis: Axes, head: HeadRecord, found: Findings) -> matplotlib.image.AxesImage:
@@ -55,8 +60,8 @@ def _draw_matrix(axis: Axes, head: HeadRecord, found: Findings) -> matplotlib.im
     lowest = float(off.min()) if off.size else -1.0
     image = axis.imshow(values, cmap="viridis", vmin=lowest, vmax=1.0)
     names = [head.name(index) for index in range(head.num_classes)]
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=_font(head))
+    axis.set_yticks(range(len(names)), names, fontsize=_font(head))
     axis.set_title("Similarity of classes")
     if len(names) <= WRITTEN:
         for (row, column), value in np.ndenumerate(values.filled(np.nan)):

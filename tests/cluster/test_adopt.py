@@ -178,3 +178,13 @@ def test_a_settled_head_that_adopts_goes_on() -> None:
     assert out.loss > 0
     assert module.iteration == 8
     assert module.settled
+
+
+def test_the_other_bank_may_be_on_another_device(device: torch.device) -> None:
+    other, _ = random_bank(3, 2, 4, 0, share=1.1)
+    bank, expected = (PrototypeBank(2, 4, num_prototypes=(2, 2), split_fraction=0.0) for _ in range(2))
+    expected.adopt(other, {0: 2})
+    bank.to(device).adopt(other, {0: 2})
+    assert bank.prototypes.device.type == device.type
+    assert torch.equal(bank.prototypes.cpu(), expected.prototypes)
+    assert torch.equal(bank.mask.cpu(), expected.mask)

@@ -498,3 +498,13 @@ def test_scores_are_of_the_same_predictions(trained: Path) -> None:
     for window in (None, 17):
         expected = predict(found.network, image[None], window=window).classes()[0]
         assert torch.equal(classes_of(found.network, image, CPU, window), expected)
+
+
+@pytest.mark.cuda
+def test_a_gpu_predicts_the_same(trained: Path, images: Path, tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        command_line = [str(trained / "last.pt"), str(images), "--out", str(tmp_path / device), "--device", device]
+        assert command.main(command_line) == 0
+    for name in NAMES:
+        one, other = (np.array(Image.open(tmp_path / device / f"masks/{name}.png")) for device in ("cpu", "cuda"))
+        assert (one == other).mean() > 0.99
