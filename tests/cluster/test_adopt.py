@@ -188,3 +188,15 @@ def test_the_other_bank_may_be_on_another_device(device: torch.device) -> None:
     assert bank.prototypes.device.type == device.type
     assert torch.equal(bank.prototypes.cpu(), expected.prototypes)
     assert torch.equal(bank.mask.cpu(), expected.mask)
+
+
+@pytest.mark.parametrize("options", [{}, {"warmup": 0, "collect": 0}])
+def test_queues_that_nothing_will_read_give_their_memory_back(options: dict[str, Any]) -> None:
+    for more, kept in (({}, False), ({"recluster_every": 50}, True)):
+        module, other = heads(**options, **more)
+        module.bank.adopt(other, {index: index for index in range(module.num_classes)})
+        run(module, 7)
+        assert (module.queue.features.numel() > 0) == kept
+        again = head(num_classes=module.num_classes, **options, **more)
+        again.load_state_dict(module.state_dict())
+        assert torch.equal(step(again)[0].loss, step(module)[0].loss)
