@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,7 +169,6 @@ def _earlier(pages: Pages, made_by: dict[str, Any], overwrite: bool) -> dict[str
     """
     path = pages.folder / MADE_BY
     before = json.loads(path.read_text()) if path.is_file() else {}
-    rows = pages.read_index() if before else {}
     differing = [name for name, value in made_by.items() if name != "checkpoint" and before.get(name) != value]
     if before and differing and not overwrite:
         names = ", ".join("checkpoint" if name == "sha256" else f"--{name}" for name in differing)
@@ -177,15 +176,12 @@ def _earlier(pages: Pages, made_by: dict[str, Any], overwrite: bool) -> dict[str
             f"{pages.folder}: holds predictions of {before.get('checkpoint')} with another {names}; "
             "--overwrite removes them, --out names another place"
         )
-    if differing:
-        for name in rows:
-            for file in pages.files(name).values():
-                file.unlink(missing_ok=True)
-        rows = {}
+    if before and differing:
+        pages.clear()
     pages.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(json.dumps(made_by, indent=2) + "\n", path)
     pages.write_legend()
-    return rows
+    return {} if differing else pages.read_index()
 
 
 def _is_done(pages: Pages, name: str, image: Path, rows: dict[str, Row]) -> bool:
@@ -197,7 +193,7 @@ def _is_done(pages: Pages, name: str, image: Path, rows: dict[str, Row]) -> bool
 
 
 @contextmanager
-def _written(pages: Pages, rows: dict[str, Row]) -> Iterator[Any]:
+def _written(pages: Pages, rows: dict[str, Row]) -> Iterator[Callable[[ReadImage, Path, Predicted, bool], None]]:
     """Writes in threads, and the index now and then; at the end, however it comes, all that was begun is there."""
     waiting: deque[Future[Row]] = deque()
     last = time.monotonic()

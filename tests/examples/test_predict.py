@@ -419,16 +419,19 @@ def test_predictions_of_another_checkpoint_are_not_mixed_in(
     out = tmp_path / "out"
     assert run(trained, images, out) == 0
     before = files_below(out)
-    other = changed(trained / "last.pt", tmp_path / "other.pt", note="another file")
+    names = [f"other {index}" for index in range(11)]
+    other = changed(trained / "best.pt", tmp_path / "other.pt", class_names=names, head=None)
+    renamed = changed(trained / "best.pt", tmp_path / "renamed.pt", class_names=names)
     for options, what in (((), "checkpoint"), (("--prototypes",), "checkpoint, --prototypes")):
-        assert run(tmp_path, images, out, *options, name=other.name) == 2
+        assert run(tmp_path, images, out, *options, name=renamed.name) == 2
         assert f"with another {what}; --overwrite removes them" in capsys.readouterr().err
     assert run(trained, images, out, "--window", "17") == 2
     assert "with another --window" in capsys.readouterr().err
     assert files_below(out) == before
     assert command.main([str(other), str(images / "a.png"), "--out", str(out), "--overwrite"]) == 0
     assert [row["name"] for row in rows_of(out)] == ["a"]
-    assert sorted(p.name for p in (out / "masks").rglob("*.png")) == ["a.png"], "the others are of another checkpoint"
+    left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+    assert [name for name in left if "/" in name] == ["entropy/a.png", "masks/a.png", "overlays/a.jpg"], "no others"
 
 
 def test_damaged_images_are_named_and_left_out(

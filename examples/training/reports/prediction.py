@@ -110,13 +110,22 @@ class Pages:
         return known | {key: "" if value is None else f"{value:.6f}" for key, value in numbers.items()}
 
     def read_index(self) -> dict[str, Row]:
-        """Rows by name of what was written before; none where that was of other classes."""
+        """Rows by name of what is there."""
+        return {row["name"]: row for row in self._rows() if tuple(row) == self.columns}
+
+    def clear(self) -> None:
+        """Removes what is there, of whatever classes."""
+        for row in self._rows():
+            for kind, suffix in SUFFIXES.items():
+                (self.folder / kind / f"{row.get('name')}{suffix}").unlink(missing_ok=True)
+        (self.folder / INDEX).unlink(missing_ok=True)
+
+    def _rows(self) -> list[Row]:
         path = self.folder / INDEX
         if not path.is_file():
-            return {}
+            return []
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {row["name"]: row for row in rows if tuple(row) == self.columns}
+            return list(csv.DictReader(file))
 
     def write_index(self, rows: Mapping[str, Row]) -> None:
         """The images, those most worth a look first."""
