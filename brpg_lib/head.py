@@ -113,6 +113,8 @@ class PrototypeHead(HeadState):
         output = self._step(labeled, unlabeled, phase, now)
         if self.training:
             self.timeline.move_to(current + 1, self.bank, self.seen)
+            if self.settled and self.queue.features.numel():  # without a clustering: all prototypes were adopted
+                self._release_queues()
             self._first_calls.watch(output.loss)
         else:
             self._first_calls.eval_call(labeled, self._warnings)
@@ -163,8 +165,12 @@ class PrototypeHead(HeadState):
         """Cluster the queues of all classes, or of those ``among (C,)`` that are ready."""
         fresh = new_generation(self.queue, self.splitter, self.clusterer, self.bank, among)
         self.idle.masked_fill_(fresh, 0)
+        self._release_queues()
+
+    def _release_queues(self) -> None:
+        """Give their memory back if nothing will read them again, unless a class comes that was never seen."""
         if self.schedule.recluster_every is None and not bool(self._missing().any()):
-            self.queue.release()  # nothing will read it again, unless a class comes that was never seen
+            self.queue.release()
 
     def _step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, now: Tensor) -> HeadOutput:
         """The loss of one step and the momentum update, without a look at the host's clock."""

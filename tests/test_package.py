@@ -90,7 +90,7 @@ LEVELS = (
     ("graphs",),
     ("head",),
     ("settings",),
-    ("distributed", "projection", "tap", "cli"),
+    ("distributed", "projection", "tap", "inspection", "cli"),
     ("adapters",),
     ("examples",),
     ("benchmarks",),

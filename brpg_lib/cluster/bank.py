@@ -1,4 +1,4 @@
-"""The prototypes of all classes: similarity, classification, momentum update."""
+"""What is done with the prototypes of all classes: similarity, classification, momentum update."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from brpg_lib.cluster.store import PrototypeStore
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels import fused
 from brpg_lib.kernels.classes import known_classes
@@ -15,11 +16,10 @@ from brpg_lib.kernels.cosine import cosine_to_groups
 from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.kernels.vectors import is_finite
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum
-from brpg_lib.state import StateModule
-from brpg_lib.validation import is_integer, require, require_integer, require_tensor
+from brpg_lib.validation import is_integer, require, require_tensor
 
 
-class PrototypeBank(StateModule):
+class PrototypeBank(PrototypeStore):
     """Holds the prototypes of C classes in a high- and a low-confidence group of up to K prototypes each.
 
     >>> bank = PrototypeBank(num_classes=2, feature_dim=3, num_prototypes=(1, 1), split_fraction=0.0)
@@ -50,9 +50,6 @@ class PrototypeBank(StateModule):
         ValueError: A hyper-parameter is out of range.
     """
 
-    prototypes: Tensor
-    mask: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -66,9 +63,6 @@ class PrototypeBank(StateModule):
         misclassified_weight: float = 1.0,
         process_group: ProcessGroup = None,
     ) -> None:
-        super().__init__()
-        require_integer("num_classes", num_classes, 1)
-        require_integer("feature_dim", feature_dim, 1)
         config = BRPGConfig(
             num_prototypes=num_prototypes,
             separate_confidence=separate_confidence,
@@ -77,84 +71,15 @@ class PrototypeBank(StateModule):
             momentum=momentum,
             misclassified_weight=misclassified_weight,
         )
-        self.num_classes, self.feature_dim = num_classes, feature_dim
+        super().__init__(num_classes, feature_dim, config.max_prototypes)
         self.momentum, self.misclassified_weight = momentum, misclassified_weight
         self.process_group = process_group
-        with torch.inference_mode(False):  # or nothing outside could change it
-            vectors = torch.zeros(num_classes, 2, config.max_prototypes, feature_dim, dtype=torch.float32)
-        self.register_buffer("prototypes", vectors)
-        self.register_state("mask", torch.zeros(num_classes, 2, config.max_prototypes, dtype=torch.bool))
-        self._looked_at: int | None = None
-        self._presence: tuple[tuple[int, int], list[bool]] | None = None
 
     @property
     def kernels(self) -> ModuleType | None:
         """What does a step with these prototypes in few launches, where it can: :mod:`brpg_lib.kernels.fused`."""
         slots = self.mask[0].numel()
         return fused.kernels_for(self.prototypes.device, self.feature_dim, self.num_classes, slots)
-
-    @property
-    def mask_version(self) -> tuple[int, int]:
-        """Changes whenever somebody changes the mask."""
-        return id(self.mask), self.mask._version
-
-    @property
-    def present(self) -> list[bool]:
-        """Which classes have a prototype. Read from the device only after the mask has changed."""
-        self._follow()
-        version = self.mask_version
-        if self._presence is None or self._presence[0] != version:
-            self._presence = (version, self.mask.flatten(1).any(1).tolist())
-        return self._presence[1]
-
-    def _follow(self) -> None:
-        """In eval mode, a prototype that a moving average has written is there, though no mask came along."""
-        if self.training or torch.compiler.is_compiling() or self.prototypes._version == self._looked_at:
-            return
-        self._looked_at = self.prototypes._version
-        written = self.prototypes.any(-1) & ~self.mask
-        if bool(written.any()):
-            self.mask |= written
-
-    @torch.no_grad()
-    def set(self, vectors: Tensor, mask: Tensor) -> None:
-        """Replace all prototypes.
-
-        Args:
-            vectors: ``(C, 2, K', D)`` floating point with ``K' <= K``; values without ``mask`` do not matter.
-            mask: ``(C, 2, K')`` bool.
-
-        Raises:
-            ValueError: A shape or dtype is wrong, or a prototype is not finite; nothing was changed.
-        """
-        classes, groups, slots, dim = self.prototypes.shape
-        fits = isinstance(vectors, Tensor) and vectors.ndim == 4 and vectors.is_floating_point()
-        fits = fits and (*vectors.shape[:2], vectors.shape[3]) == (classes, groups, dim) and vectors.shape[2] <= slots
-        expected = f"a floating-point tensor ({classes}, 2, K, {dim}) with K <= {slots}"
-        require_tensor(fits and not vectors.is_meta, "vectors", expected, vectors)
-        fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == vectors.shape[:3]
-        fits = fits and mask.device == vectors.device
-        require_tensor(fits, "mask", f"a bool tensor {tuple(vectors.shape[:3])} beside the vectors", mask)
-        mask = mask.clone()  # it may be this bank's own
-        vectors = torch.where(mask[..., None], vectors.float(), 0.0)
-        bad = (~vectors.isfinite()).any(-1).nonzero().tolist()
-        require(not bad, "vectors", "finite values where mask is true", f"others at (class, group, slot) {bad[:3]}")
-        used = vectors.shape[2]
-        self.prototypes.zero_()[:, :, :used] = vectors.to(self.prototypes.device)
-        self.mask.zero_()[:, :, :used] = mask.to(self.mask.device)
-
-    def reset(self) -> None:
-        """Forget all prototypes."""
-        self.prototypes.zero_()
-        self.mask.zero_()
-
-    def extra_repr(self) -> str:
-        """Sizes and how many prototypes there are, for ``print(bank)``."""
-        sizes = f"num_classes={self.num_classes}, feature_dim={self.feature_dim}"
-        if self.mask.is_meta:
-            return sizes
-        high, low = self.mask.sum((0, 2)).tolist()
-        return f"{sizes}, prototypes={high} high + {low} low"
 
     def compare(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Similarity of each feature to each class, and to every prototype.
@@ -171,7 +96,7 @@ class PrototypeBank(StateModule):
             ValueError: The shape or dtype is wrong.
         """
         self._check(features)
-        self._follow()
+        self.follow()
         with torch.autocast(features.device.type, enabled=False):
             directions = nn.functional.normalize(rearrange(self.prototypes, "c g k d -> (c g k) d"), dim=1)
             similarity, cosine = cosine_to_groups(features, directions, self.mask.flatten(), self.num_classes)

@@ -29,12 +29,22 @@ def within_class_similarity(prototypes: Tensor, mask: Tensor) -> tuple[Tensor, T
         ``()`` float32 mean cosine similarity of pairs of prototypes of one class, 0 where no class has two, and ``()``
         int64 number of prototypes that have collapsed onto an earlier one of their class.
     """
+    similarity, pairs = within_class_pairs(prototypes, mask)
+    mean = (similarity * pairs).sum() / pairs.sum().clamp(min=1)
+    return mean, ((similarity > COLLAPSED) & pairs).any(1).sum()
+
+
+def within_class_pairs(prototypes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine of each prototype to each of its class ``(C, 2K, 2K)``, and whether both exist, the first one earlier.
+
+    Args:
+        prototypes: ``(C, 2, K, D)`` float32.
+        mask: ``(C, 2, K)`` bool.
+    """
     directions = nn.functional.normalize(rearrange(prototypes, "c g k d -> c (g k) d"), dim=-1)
     exists = mask.flatten(1)
     pairs = (exists[:, :, None] & exists[:, None]).triu(diagonal=1)
-    similarity = directions @ directions.mT
-    mean = (similarity * pairs).sum() / pairs.sum().clamp(min=1)
-    return mean, ((similarity > COLLAPSED) & pairs).any(1).sum()
+    return directions @ directions.mT, pairs
 
 
 def used(hits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

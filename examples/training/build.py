@@ -9,6 +9,7 @@ from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.frameworks.base import Trainer
 from brpg_lib.examples.training.frameworks.losses import LOSSES
 from brpg_lib.examples.training.networks import build_network
+from brpg_lib.examples.training.networks.base import Segmenter
 from brpg_lib.examples.training.recipe import Recipe
 from brpg_lib.learn.limits import ClassLimits
 
@@ -23,9 +24,7 @@ def build(recipe: Recipe, num_classes: int, steps: int, schedule: Schedule | Non
         schedule: The head's phases; None builds no head.
     """
     torch.manual_seed(recipe.seed)
-    stride = 2 if recipe.data == "digits" else 4
-    feature_dim = None if schedule is None else recipe.feature_dim
-    model = build_network(recipe.network, num_classes, feature_dim, recipe.pretrained, recipe.width, stride)
+    model = network_of(recipe, num_classes, schedule is not None, recipe.pretrained)
     head = None
     if schedule is not None:
         head = PrototypeHead(num_classes, recipe.feature_dim, schedule, recipe.brpg, seed=recipe.seed)
@@ -35,3 +34,10 @@ def build(recipe: Recipe, num_classes: int, steps: int, schedule: Schedule | Non
     if recipe.class_share is not None:
         trainer.limits = ClassLimits(num_classes, recipe.class_share)
     return trainer
+
+
+def network_of(recipe: Recipe, num_classes: int, represents: bool, pretrained: bool) -> Segmenter:
+    """The network of a recipe; ``represents``: whether it has the branch that a head needs."""
+    stride = 2 if recipe.data == "digits" else 4
+    feature_dim = recipe.feature_dim if represents else None
+    return build_network(recipe.network, num_classes, feature_dim, pretrained, recipe.width, stride)

@@ -20,6 +20,12 @@ def restore(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         part.load_state_dict(saved[name])
 
 
+def without_rows(head: Mapping[str, Any]) -> dict[str, Any]:
+    """A head's state without the rows in its queues: gigabytes that only a training that goes on needs."""
+    rows = ("queue.features", "queue.confidence", "queue.fallback_features", "queue.fallback_confidence")
+    return {name: value for name, value in head.items() if name not in rows}
+
+
 def read(path: Path, kind: str, choices: Mapping[str, Any], may_change: Collection[str] = ()) -> dict[str, Any]:
     """A checkpoint, in host memory: a GPU need not hold everything twice.
 

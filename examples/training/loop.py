@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from brpg_lib import Schedule
 from brpg_lib.distributed import all_reduce_sum, require_same_everywhere
 from brpg_lib.examples.training.build import build
-from brpg_lib.examples.training.checkpoints import read, restore, states
+from brpg_lib.examples.training.checkpoints import read, restore, states, without_rows
 from brpg_lib.examples.training.data.batches import BatchSource, Pairs, seed_iteration
 from brpg_lib.examples.training.evaluation import score
 from brpg_lib.examples.training.frameworks.base import Trainer
@@ -176,6 +176,11 @@ class Run:
         }
 
     @property
+    def _about(self) -> dict[str, Any]:
+        """What :func:`~brpg_lib.examples.training.trained.load_trained` builds the network from."""
+        return {"recipe": self.recipe.to_dict(), "class_names": list(self.data.class_names)}
+
+    @property
     def phase(self) -> str:
         """The head's, or that there is none."""
         return "no head" if self.trainer.head is None else self.trainer.head.phase.value
@@ -191,6 +196,8 @@ class Run:
         """
         device, record, plan = self.processes.device, self.record, self.plan
         wrapped = self._wrapped()
+        if record.step == plan.steps:
+            self.save()  # as this version of the library writes it
         started = time.perf_counter() - record.seconds
         read_every = max(1, min(READ_EVERY, plan.steps // READS))
         save_every = max(1, min(SAVE_EVERY, plan.steps // SAVES))
@@ -269,10 +276,12 @@ class Run:
         )
         if better and self.best is not None and self.processes.rank == 0 and not self.trial:
             found = {
-                "recipe": self.recipe.to_dict(),
+                **self._about,
                 "model": self.trainer.average.state_dict(),
                 "validation": self.record.validations[-1],
             }
+            if self.trainer.head is not None:
+                found["head"] = without_rows(self.trainer.head.state_dict())
             save_atomically(found, self.best)
 
     def save(self) -> None:
@@ -281,7 +290,7 @@ class Run:
         average_statistics(self.trainer, self.processes.ranks)
         if self.processes.rank == 0 and not self.trial:
             saved = {
-                "recipe": self.recipe.to_dict(),
+                **self._about,
                 "epoch": self.plan.epoch,
                 "parts": states(self.parts),
                 "record": vars(self.record),

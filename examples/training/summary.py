@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
-from brpg_lib.examples.training.evaluation import predict, score
+from brpg_lib.examples.training.evaluation import classes_of, score
 from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.metrics import evaluate
 
@@ -16,7 +16,7 @@ from brpg_lib.examples.training.metrics import evaluate
 def summarize(run: Run) -> dict[str, Any]:
     """Plain types and tensors, of one process."""
     trainer, data, device, window = run.trainer.eval(), run.data, run.processes.device, run.recipe.window
-    predictions = [predict(trainer.average, data.test[i][0], device, window).cpu() for i in range(len(data.test))]
+    predictions = [classes_of(trainer.average, data.test[i][0], device, window).cpu() for i in range(len(data.test))]
     pairs = ((prediction[None], data.test[i][1][None]) for i, prediction in enumerate(predictions))
     scores = evaluate(pairs, len(data.class_names))
     student = score(trainer.model, data.test, len(data.class_names), run.processes, window)

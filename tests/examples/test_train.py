@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 import torch
 from builders import same
-from hypothesis import given
-from hypothesis import strategies as st
 from ranks import on_ranks
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,11 +25,9 @@ from brpg_lib.examples import train
 from brpg_lib.examples.training.data import digits
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import BatchSource
-from brpg_lib.examples.training.evaluation import predict, windows
 from brpg_lib.examples.training.frameworks.losses import cross_entropy, half_hard_cross_entropy, hard_cross_entropy
 from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.networks import build_network
-from brpg_lib.examples.training.networks.base import Prediction
 from brpg_lib.examples.training.processes import Processes, share_statistics
 from brpg_lib.examples.training.recipe import presets, read_recipe
 
@@ -318,33 +314,6 @@ def test_colors_are_the_frameworks_unless_the_recipe_says(tiny: Path, framework:
         outside = ~batch.boxes[0][:, None]
         mixed_only = torch.equal(batch.strong[0] * outside, batch.weak * outside)
         assert mixed_only != (own if asked is None else asked)
-
-
-@given(length=st.integers(1, 300), window=st.integers(1, 100))
-def test_windows_cover_everything(length: int, window: int) -> None:
-    found = windows(length, window)
-    covered = torch.zeros(length, dtype=torch.bool)
-    for part in found:
-        covered[part] = True
-        assert part.stop - part.start == min(window, length)
-        assert part.start >= 0
-        assert part.stop <= length
-    assert covered.all()
-
-
-class PerPixel(nn.Module):
-    """Sees one pixel at a time."""
-
-    def forward(self, images: torch.Tensor) -> Prediction:
-        logits = torch.stack([images.sum(1), -images.sum(1), images[:, 0]], dim=1)
-        return Prediction(logits, logits, None, None)
-
-
-def test_windows_change_nothing_for_a_network_without_context() -> None:
-    image = torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)
-    whole, moved = (predict(PerPixel(), image, torch.device("cpu"), window) for window in (None, 17))
-    assert whole.shape == (40, 70)
-    assert torch.equal(whole, moved)
 
 
 def test_hard_pixels_are_the_improbable_ones() -> None:

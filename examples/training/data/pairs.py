@@ -101,9 +101,8 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
         image = opened(pair.image).convert("RGB")
-        factor = 1.0 if self.short_side is None else min(1.0, self.short_side / min(image.size))
-        size = (round(image.width * factor), round(image.height * factor))
-        pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1).contiguous()
+        pixels = reduced(image, self.short_side)
+        size = (pixels.shape[2], pixels.shape[1])
         if pair.label is None:
             return pixels, torch.zeros(size[::-1], dtype=torch.uint8)
         label = read_label(pair.label, self.num_classes, self.decode, self.hint)
@@ -113,6 +112,13 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"found {label.width}x{label.height}"
             )
         return pixels, torch.from_numpy(np.array(label.resize(size, Image.Resampling.NEAREST)))
+
+
+def reduced(image: Image.Image, short_side: int | None) -> Tensor:
+    """Pixels ``(3, H, W)`` uint8 of an RGB image; of a larger one, with a short side of so many of them."""
+    factor = 1.0 if short_side is None else min(1.0, short_side / min(image.size))
+    size = (round(image.width * factor), round(image.height * factor))
+    return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1).contiguous()
 
 
 def opened(path: Path) -> Image.Image:

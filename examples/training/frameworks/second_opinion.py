@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from brpg_lib import Phase, PrototypeHead
+from brpg_lib import Phase, PrototypeBank, PrototypeHead
 from brpg_lib.examples.training.networks.base import Prediction
 
 KINDS = ("product", "agreement")
@@ -29,11 +31,15 @@ def with_second_opinion(probability: Tensor, weak: Prediction, head: PrototypeHe
     """
     if head.phase is not Phase.LEARN or weak.features is None:
         return probability
-    maps = head.bank.similarity(weak.features).nan_to_num(neginf=LOWEST)
-    size = probability.shape[-2:]
-    maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=head.config.align_corners)
+    maps = similarity_maps(head.bank, weak.features, probability.shape[-2:], head.config.align_corners)
     if kind == "agreement":
         agreed = maps.argmax(1, keepdim=True) == probability.argmax(1, keepdim=True)
         return probability.where(agreed, 1 / probability.shape[1])
     joint = probability * (maps / head.config.temperature).softmax(1)
     return joint / joint.sum(1, keepdim=True)
+
+
+def similarity_maps(bank: PrototypeBank, features: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Cosine to each class's nearest prototype, enlarged: ``(B, C, H, W)`` float32 from features ``(B, D, h, w)``."""
+    maps = bank.similarity(features).nan_to_num(neginf=LOWEST)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from brpg_lib.examples.training.evaluation import predict
+from brpg_lib.examples.training.evaluation import classes_of
 from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.reports.pictures import class_colors, paint
 
@@ -69,7 +69,7 @@ def _draw_examples(figure: Any, run: Run) -> None:
     grid = figure.subplots(3, len(chosen), squeeze=False)
     for place, (column, index) in enumerate(zip(grid.T, chosen, strict=True)):
         image, label = run.test[index]
-        prediction = predict(model, image, run.processes.device, run.recipe.window).cpu()
+        prediction = classes_of(model, image, run.processes.device, run.recipe.window).cpu()
         pictures = (image.permute(1, 2, 0).numpy(), paint(label, palette), paint(prediction, palette))
         for axis, picture, title in zip(column, pictures, ("image", "ground truth", "prediction"), strict=True):
             axis.imshow(picture, interpolation="nearest")
