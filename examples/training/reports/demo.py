@@ -20,7 +20,7 @@ import brpg_lib
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import SegmentationData
 from brpg_lib.examples.training.recipe import Recipe
-from brpg_lib.examples.training.reports.pictures import class_colors, paint, smoothed
+from brpg_lib.examples.training.reports.pictures import colors_of, paint, smoothed
 from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
@@ -140,7 +140,7 @@ def draw(results: Results, recipe: Recipe, data: SegmentationData, metrics: dict
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(1.3, 1)))
     said = "\n".join(verdict(metrics)[:-1])
     figure.suptitle(f"{recipe.framework} on {data.description}, seed {recipe.seed}\n{said}", fontsize=13)
-    palette = class_colors(len(data.class_names))
+    palette = colors_of(data)
     draw_examples(top, results, data, palette)
     curves, classes, space = bottom.subplots(1, 3, width_ratios=(1.1, 0.9, 1.2))
     draw_losses(curves, results)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from brpg_lib.examples.training.evaluation import predict
 from brpg_lib.examples.training.loop import Run
-from brpg_lib.examples.training.reports.pictures import class_colors, paint
+from brpg_lib.examples.training.reports.pictures import colors_of, paint
 
 EXAMPLES = 4
 
@@ -64,7 +64,7 @@ def _draw_classes(axis: Axes, final: dict[str, Any]) -> None:
 def _draw_examples(figure: Any, run: Run) -> None:
     """From equal parts of the test set, an image each: itself, the truth, the prediction."""
     model = run.trainer.eval().average
-    palette = class_colors(len(run.data.class_names))
+    palette = colors_of(run.data)
     chosen = np.linspace(0, len(run.test) - 1, min(EXAMPLES, len(run.test))).round().astype(int).tolist()
     grid = figure.subplots(3, len(chosen), squeeze=False)
     for place, (column, index) in enumerate(zip(grid.T, chosen, strict=True)):
