@@ -159,8 +159,9 @@ def _introduce(run: Run, console: Console) -> None:
     console.print(f"[bold]{recipe.framework}[/] {head}, {recipe.network}, {run.data.description}")
     show_masks(run.data, console)
     console.print(
-        f"{run.plan.epochs} epochs of {run.plan.epoch} steps, crops of {recipe.crop} pixels, {recipe.batch_size} labeled and as many unlabeled "
-        f"images per step, {ranks} process{'es' if ranks > 1 else ''} on {run.processes.device.type}"
+        f"{run.plan.epochs} epochs of {run.plan.epoch} steps, crops of {recipe.crop} pixels, "
+        f"{recipe.batch_size} labeled and as many unlabeled images per step, "
+        f"{ranks} process{'es' if ranks > 1 else ''} on {run.processes.device.type}"
     )
 
 

@@ -24,13 +24,23 @@ PRESETS = {"digits": "few_labels/digits", "folder": "few_labels/folder"}
 def add_mask_options(parser: argparse.ArgumentParser) -> None:
     """What the label images of a folder hold; :func:`mask_changes` reads it."""
     group = parser.add_argument_group("label images of a folder of your own")
-    group.add_argument("--num-classes", type=int, metavar="N",
-                       help="number of classes: labels are 0..N-1, or 255 (ignored); known where names or values are")  # fmt: skip
+    group.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="number of classes: labels are 0..N-1, or 255 (ignored); known where names or values are",
+    )
     values = group.add_mutually_exclusive_group()
-    values.add_argument("--mask-values", metavar="VALUES",
-                        help="values by class, such as 0,255, or VALUE=CLASS, such as 0=0,255=1,128=ignore,other=0")  # fmt: skip
-    values.add_argument("--palette", metavar="COLORS",
-                        help="masks in colors: a file with lines NAME=#rrggbb or r,g,b, or such with ';' between them")  # fmt: skip
+    values.add_argument(
+        "--mask-values",
+        metavar="VALUES",
+        help="values by class, such as 0,255, or VALUE=CLASS, such as 0=0,255=1,128=ignore,other=0",
+    )
+    values.add_argument(
+        "--palette",
+        metavar="COLORS",
+        help="masks in colors: a file of lines NAME=#rrggbb or r,g,b, or these with ';' between",
+    )
 
 
 def mask_changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -54,8 +64,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning-rate", type=float, help="of the encoder, peak (default: 0.0003 if pretrained; else "
                        f"{FROM_SCRATCH:g} for all)")  # fmt: skip
     group.add_argument("--feature-dim", type=int, help="channels of the head's features (default: 64)")
-    group.add_argument("--size", type=int,
-                       help="side of the crops in pixels (default: 65 for digits, for a folder one that fits, else 129)")  # fmt: skip
+    group.add_argument(
+        "--size", type=int, help="side of the crops in pixels (default: 65 for digits, fitting for folder, else 129)"
+    )
     group.add_argument("--batch-size", type=int, help="labeled images per step, and unlabeled (default: 8)")
     group.add_argument("--device", help="torch device (default: cuda if there is one, else cpu)")
 

@@ -117,7 +117,7 @@ class Recipe:
         batch_size: Labeled, and as many unlabeled, images per step, over all processes.
         epochs: Length of the training.
         epoch_steps: Steps of an epoch; None for as many as it takes to see every unlabeled image once.
-        least_steps: Of the whole training; if the images are few, an epoch without ``epoch_steps`` sees them repeatedly.
+        least_steps: Of the whole training at least; an epoch of few images sees them repeatedly.
         supervised_epochs: Epochs before pseudo labels teach.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule.
@@ -401,7 +401,9 @@ def _canonical(found: Mapping[str, Any], folder: Path, path: Path) -> dict[str, 
     if isinstance(given, str) and "=" not in given:
         file = folder / Path(given).expanduser()
         if not file.is_file():
-            raise ValueError(f"palette: expected a file, or colors such as 'road=#804080; car=#00008e', found {given!r}")
+            raise ValueError(
+                f"palette: expected a file, or colors such as 'road=#804080; car=#00008e', found {given!r}"
+            )
         named["palette"] = palette_file(file)
     return named
 

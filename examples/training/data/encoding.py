@@ -100,7 +100,7 @@ class Encoding:
     @property
     def class_colors(self) -> tuple[tuple[int, int, int], ...]:
         """The first color of each class; empty where there are none, or a class has none of its own."""
-        firsts = {index: value for value, index in reversed(self.classes.items())}
+        firsts = {index: value for value, index in reversed(list(self.classes.items()))}
         if not self.colors or any(index not in firsts for index in range(self.num_classes)):
             return ()
         return tuple(rgb(firsts[index]) for index in range(self.num_classes))

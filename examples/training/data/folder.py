@@ -184,9 +184,7 @@ def load_folder(
     lists = partition(root, images, [name for name in images if label_path(root, name).is_file()], seed)
     names = tuple(class_names or (f"class {c}" for c in range(num_classes)))
     description = "; ".join([f"folder {root.name}", *lists.notes])
-    data = assemble(root, lists[:3], names, short_side, description, all_labels, encoding)
-    data.unlabeled.check()
-    return data
+    return assemble(root, lists[:3], names, short_side, description, all_labels, encoding)
 
 
 def assemble(
@@ -214,6 +212,7 @@ def assemble(
         for index, names in enumerate(lists)
     )
     masks = judged(root, labeled, test, class_names)
+    unlabeled.check()
     return SegmentationData(
         labeled=labeled,
         unlabeled=unlabeled,

@@ -95,12 +95,14 @@ def judged(
         for part in (labeled, test)
     )
     for found in (first, second):
-        fault = fault_in_values(found, count, decode, hint or f"brpg check-data {root} tells what the masks hold")
+        fault = fault_in_values(
+            found, count, decode, hint or f"brpg check-data {root} tells what the masks hold, and what to type"
+        )
         if fault is not None:
             raise ValueError(fault)
     labeled.check()
     test.check()
-    fault = fault_in_classes(root, first, second, class_names, decode)
+    fault = fault_in_classes(root, first, second, class_names, decode, bool(hint))
     if fault is not None:
         raise ValueError(fault)
     return Masks(first, second, tuple(absent(first, second, class_names, len(labeled), len(test))))
@@ -110,11 +112,9 @@ def fault_in_values(found: Tally, num_classes: int, decode: Decode | None, hint:
     """What is wrong with the values of label images, in a line with what to do; None if they are classes."""
     if found.colored:
         path, mode = found.colored[0]
-        advice = suggestion_for_colors(found.colors)
-        told = hint if advice is None else f"{hint}; try {advice.text}"
         return (
             f"{path}: expected one class index per pixel (a grayscale or palette PNG), found colors (mode {mode}) in "
-            f"{len(found.colored)} of {found.masks} masks; {told}"
+            f"{len(found.colored)} of {found.masks} masks; {hint}"
         )
     if not found.class_pixels[UNKNOWN]:
         return None
@@ -128,10 +128,9 @@ def fault_in_values(found: Tally, num_classes: int, decode: Decode | None, hint:
         advice = suggestion_for_values(found.pixels, num_classes)
         told = hint if advice is None else f"{advice.why}: {advice.text}"
     path = found.examples[wrong[0]]
-    images = max(found.images[value] for value in wrong)
     return (
         f"{path}: expected {expected}, found {value_names(wrong, decode)} in {found.class_pixels[UNKNOWN]} pixels, "
-        f"in {images} of {found.masks} masks; {told}"
+        f"in {found.class_images[UNKNOWN]} of {found.masks} masks; {told}"
     )
 
 
@@ -145,9 +144,23 @@ def wrong_values(found: Tally, num_classes: int, decode: Decode | None) -> list[
 
 
 def fault_in_classes(
-    root: Path, labeled: Tally, test: Tally, class_names: Sequence[str], decode: Decode | None
+    root: Path,
+    labeled: Tally,
+    test: Tally,
+    class_names: Sequence[str],
+    decode: Decode | None,
+    hinted: bool = False,
 ) -> str | None:
-    """What is wrong if fewer than two classes occur, in a line; None if there are two or more."""
+    """What is wrong if fewer than two classes occur, in a line; None if there are two or more.
+
+    Args:
+        root: Directory of the dataset.
+        labeled: Label images of what is trained on.
+        test: Of what is tested on.
+        class_names: One per class.
+        decode: What the values mean.
+        hinted: Whether the layout fixes that, so that no setting can change it.
+    """
     for found, which in ((labeled, "labeled"), (test, "test")):
         shown = found.shown(len(class_names))
         if len(shown) >= 2:
@@ -155,7 +168,9 @@ def fault_in_classes(
         told = f"class {shown[0]} ({class_names[shown[0]]})" if shown else "no class"
         ignored = found.class_pixels[IGNORE_INDEX]
         share = f" and {100 * ignored / sum(found.class_pixels.values()):.0f}% ignored pixels" if ignored else ""
-        advice = suggestion_for_values(labeled.pixels + test.pixels, len(class_names)) if decode is None else None
+        told_by_colors = isinstance(decode, Encoding) and decode.colors
+        values = labeled.pixels + test.pixels
+        advice = None if told_by_colors or hinted else suggestion_for_values(values, len(class_names))
         if advice is not None and advice.mask_values is not None:
             what = f"{advice.why}: {advice.text}"
         elif found is test and len(labeled.shown(len(class_names))) >= 2:
@@ -166,9 +181,7 @@ def fault_in_classes(
     return None
 
 
-def absent(
-    labeled: Tally, test: Tally, class_names: Sequence[str], labeled_images: int, test_images: int
-) -> list[str]:
+def absent(labeled: Tally, test: Tally, class_names: Sequence[str], labeled_images: int, test_images: int) -> list[str]:
     """Sentences about classes that cannot be learned, or not be scored."""
     said = []
     for found, images, which, then in (

@@ -52,7 +52,8 @@ def size_of(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            return image.size
+            width, height = image.size
+            return width, height
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableError(f"{path}: not a readable image ({reason(error)})") from error
 
@@ -143,6 +144,7 @@ class Tally:
         examples: An image with each value.
         colored: Files in colors, where one value per pixel was expected, with Pillow's name for their kind.
         colors: Pixels of each color in them.
+        color_images: How many of them have it.
     """
 
     masks: int = 0
@@ -153,6 +155,7 @@ class Tally:
     examples: dict[int, Path] = field(default_factory=dict)
     colored: list[tuple[Path, str]] = field(default_factory=list)
     colors: Counter[int] = field(default_factory=Counter)
+    color_images: Counter[int] = field(default_factory=Counter)
 
     def add(self, path: Path, found: MaskFile) -> None:
         """Count one more."""
@@ -160,6 +163,7 @@ class Tally:
         if found.colored:
             self.colored.append((path, found.mode))
             self.colors.update(found.pixels)
+            self.color_images.update(found.pixels.keys())
             return
         self.pixels.update(found.pixels)
         self.images.update(found.pixels.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.reports.pictures import colors_of, paint
 
 EXAMPLES = 4
+LINE = 130
+"""Letters of a headline's line."""
 
 
 def draw(run: Run) -> Figure:
@@ -23,7 +26,7 @@ def draw(run: Run) -> Figure:
     final = run.record.validations[-1]
     head = "without" if run.trainer.head is None else "with"
     figure.suptitle(
-        f"{run.recipe.framework} {head} the head, {run.data.description}\n"
+        textwrap.fill(f"{run.recipe.framework} {head} the head, {run.data.description}", LINE) + "\n"
         f"mIoU {final['miou']:.2f}, boundary IoU {final['boundary_miou']:.2f}",
         fontsize=13,
     )
