@@ -94,9 +94,17 @@ def _examined(arguments: argparse.Namespace) -> Findings:
         palette_text=arguments.palette,
         seed=arguments.seed,
     )
-    with progress_bar(Console(stderr=True, quiet=arguments.json)) as bar:
-        task = bar.add_task("reading", total=None)
-        found = examined(root, given, arguments.workers, lambda done, of: bar.update(task, completed=done, total=of))
+    bar = progress_bar(Console(stderr=True, quiet=arguments.json))
+    task = bar.add_task("reading", total=None)
+
+    def show_progress(done: int, of: int) -> None:
+        bar.start()  # with the first file: wrong usage is told before
+        bar.update(task, completed=done, total=of)
+
+    try:
+        found = examined(root, given, arguments.workers, show_progress)
+    finally:
+        bar.stop()
     if "unlabeled" in found.training:
         found.training |= _lengths(found.training)
     return found

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from brpg_lib.examples.training.apart import result_of, run_apart
+from brpg_lib.examples.training.data.masks import in_a_line
 from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.options import add_training_options, chosen
 from brpg_lib.examples.training.processes import usable_device
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             clear(folder)
         results = run_all(recipe, folder, device, arguments.resume, console)
     except (ValueError, OSError) as error:
-        print(f"brpg demo: {error}", file=sys.stderr)
+        print(f"brpg demo: {in_a_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brpg demo: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)

@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
-from brpg_lib.examples.training.data.masks import UnreadableError
+from brpg_lib.examples.training.data.masks import UnreadableError, in_a_line
 from brpg_lib.examples.training.loop import Run, plan_of
 from brpg_lib.examples.training.options import add_mask_options, mask_changes, setting
 from brpg_lib.examples.training.processes import Processes, joined, usable_device
@@ -31,7 +31,6 @@ from brpg_lib.examples.training.reports.training import draw
 from brpg_lib.files import write_atomically
 
 LAST, BEST, RESULT, PICTURE, LOGS = "last.pt", "best.pt", "result.json", "report.png", "tensorboard"
-UNREADABLE = f"{UnreadableError.__module__}.{UnreadableError.__qualname__}: "
 METRICS_GROUP = "brpg"
 """The head's metrics in TensorBoard are ``brpg/NAME``, as in patched scripts."""
 
@@ -82,8 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             _try(run, console) if arguments.trial else _train(run, console)
     except (UsageError, UnreadableError) as error:
         where = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-        told = str(error).strip().splitlines()[-1]  # of a process that reads images, a traceback comes before
-        print(f"brpg train{where}: {told.removeprefix(UNREADABLE)}", file=sys.stderr, flush=True)
+        print(f"brpg train{where}: {in_a_line(error)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("brpg train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)

@@ -110,6 +110,26 @@ def test_files_that_are_damaged_missing_or_alone(tmp_path: Path, capsys: pytest.
     assert any("without a mask" in text and "i04.png" in text for text in found["notices"])
 
 
+def test_images_that_a_camera_has_turned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "f", images=6)
+    for name, width in (("i00", SIDE), ("i01", SIDE + 8)):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (width, SIDE)).save(root / f"images/{name}.png", exif=exif)
+    write_mask(root, "i01", np.zeros((SIDE + 8, SIDE)))
+    found = checked(root, capsys, status=1)
+    assert "the image is turned by its EXIF orientation" in problems(found)[0]
+    assert any("EXIF orientation: 2" in text and "i00.png" in text for text in found["notices"])
+
+
+def test_unusable_files_in_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "f")
+    write_list(root, "labeled", "i00", "i01", "i02")
+    damage(root / "images/i01.png")
+    said = problems(checked(root, capsys, status=1))
+    assert "1 of 3 entries of labeled.txt cannot be used: take them out i01: not usable" in said[1]
+
+
 def test_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path / "f")
     (root / "labels/i03.png").unlink()

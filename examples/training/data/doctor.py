@@ -222,6 +222,12 @@ def _judge_sizes(found: Findings) -> None:
     if wrong:
         found.problems.append(Problem("size", f"{_files(len(wrong))} have another size than their image", tuple(wrong)))
         found.commands += _away(found.root, [Path(text.split(": ")[0]) for text in wrong])
+    turned = [str(found.files.images[seen.name]) for seen in found.seen.values() if seen.turned]
+    if turned:
+        found.notices.append(
+            f"images that viewers turn by their EXIF orientation: {len(turned)} ({few(turned)}); they are read as they "
+            "are stored, and a mask that was drawn on the turned image does not fit"
+        )
     if deep:
         text = f"{_files(len(deep))} have more than 8 bits per channel, which would be cut off: save them with 8"
         found.problems.append(Problem("mode", text, tuple(deep)))
@@ -289,16 +295,18 @@ def _judge_lists(found: Findings, given: Given) -> dict[str, list[str]]:
     except ValueError as error:
         found.problems.append(Problem("lists", str(error)))
         return {}
+    pairs, good = set(found.pairs), set(found.good)
     for name, entries in given_lists.items():
         found.lists[name] = len(entries)
         needs_mask = not name.endswith("unlabeled")
-        wrong = [f"{e}: no such image" for e in entries if e not in found.files.images]
-        wrong += [
-            f"{e}: no mask" for e in entries if needs_mask and e in found.files.images and e not in found.files.masks
-        ]
-        broken = {name for name in found.seen if name not in (found.pairs if needs_mask else found.good)}
-        wrong += [f"{e}: not usable, see above" for e in entries if e in broken and e in found.files.images
-                  and (not needs_mask or e in found.files.masks)]  # fmt: skip
+        wrong = []
+        for entry in entries:
+            if entry not in found.files.images:
+                wrong.append(f"{entry}: no such image")
+            elif needs_mask and entry not in found.files.masks:
+                wrong.append(f"{entry}: no mask")
+            elif entry not in (pairs if needs_mask else good):
+                wrong.append(f"{entry}: not usable, see above")
         if wrong:
             text = f"{len(wrong)} of {len(entries)} entries of {name}.txt cannot be used: take them out"
             found.problems.append(Problem("lists", text, tuple(wrong)))

@@ -17,7 +17,7 @@ from brpg_lib.examples.training.data.lists import lines_of
 from brpg_lib.examples.training.data.masks import in_threads, size_of
 from brpg_lib.examples.training.data.pairs import Pair, PairDataset, spread
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LISTS = ("labeled", "unlabeled", "val")
 CLASSES = "classes.txt"
 VAL_SHARE, LABELED_SHARE = 0.2, 0.25

@@ -12,6 +12,8 @@ from brpg_lib.examples.training.data.folder import IMAGE_SUFFIXES
 from brpg_lib.examples.training.data.layouts import LAYOUTS
 
 MASK_SUFFIX = ".png"
+SAMPLED = 100
+"""Masks whose names are compared with those of all images."""
 PETS = "oxford-iiit-pet"
 USUAL_IMAGES = ("imgs", "img", "image", "Images", "JPEGImages", "frames", "rgb")
 USUAL_MASKS = ("masks", "mask", "Masks", "Labels", "label", "annotations", "SegmentationClass", "gt", "targets")
@@ -80,16 +82,16 @@ def affix_of(files: Files) -> tuple[str, str] | None:
     if not files.masks or files.images.keys() & files.masks.keys():
         return None
     found: Counter[tuple[str, str]] = Counter()
-    for mask in files.masks:
-        fits = [name for name in files.images if name in mask]
-        if fits:
-            name = max(fits, key=len)
-            before, _, after = mask.partition(name)
-            found[before, after] += 1
-    if not found:
-        return None
-    affix, number = found.most_common(1)[0]
-    return affix if number == len(files.masks) else None
+    for mask in list(files.masks)[:SAMPLED]:
+        for name in files.images:
+            if name in mask:
+                before, _, after = mask.partition(name)
+                found[before, after] += 1
+    for (before, after), _ in found.most_common():
+        inner = (mask.removeprefix(before).removesuffix(after) for mask in files.masks)
+        if all(name in files.images and f"{before}{name}{after}" in files.masks for name in inner):
+            return before, after
+    return None
 
 
 def _files(folders: Iterable[Path], masks: Path) -> Files:

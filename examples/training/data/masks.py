@@ -63,6 +63,12 @@ def reason(error: Exception) -> str:
     return "no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
+def in_a_line(error: Exception) -> str:
+    """What an error says, without the traceback that a process which reads images puts before it."""
+    last = str(error).strip().splitlines()[-1]
+    return last.removeprefix(f"{UnreadableError.__module__}.{UnreadableError.__qualname__}: ")
+
+
 class MaskFile(NamedTuple):
     """What one label image holds.
 
