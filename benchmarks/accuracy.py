@@ -136,7 +136,7 @@ def perform(
     settings = json.loads(json.dumps(training.recipe.to_dict()))
     if path.is_file():
         known: dict[str, Any] = json.loads(path.read_text())
-        if known["settings"] != settings:
+        if _chosen(known["settings"]) != _chosen(settings):
             raise ValueError(f"{path}: made with other settings; choose another --out, or delete it")
         return known
     checkpoint = folder / f"{training.name}.pt"
@@ -157,6 +157,11 @@ def perform(
     checkpoint.unlink()
     result_of(checkpoint).unlink()
     return found
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are not left open; an earlier version did not know all of these."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def perform_all(

@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
+from brpg_lib.examples.training.data.folder import REDUCED
 from brpg_lib.examples.training.data.masks import UnreadableError, in_a_line
 from brpg_lib.examples.training.loop import Run, plan_of
 from brpg_lib.examples.training.options import add_mask_options, mask_changes, setting
@@ -31,6 +32,8 @@ from brpg_lib.examples.training.reports.training import draw
 from brpg_lib.files import write_atomically
 
 LAST, BEST, RESULT, PICTURE, LOGS = "last.pt", "best.pt", "result.json", "report.png", "tensorboard"
+CPU_CROP = 129
+"""Crops that a CPU trains on in less than an hour."""
 METRICS_GROUP = "brpg"
 """The head's metrics in TensorBoard are ``brpg/NAME``, as in patched scripts."""
 
@@ -161,6 +164,12 @@ def _introduce(run: Run, console: Console) -> None:
         f"{recipe.batch_size} labeled and as many unlabeled images per step, "
         f"{ranks} process{'es' if ranks > 1 else ''} on {run.processes.device.type}"
     )
+    if recipe.data == "folder" and run.processes.device.type == "cpu" and recipe.crop > CPU_CROP:
+        share = (CPU_CROP / recipe.crop) ** 2
+        console.print(
+            f"[yellow]Notice:[/] on a CPU, --set size={CPU_CROP} --set short_side={round(REDUCED * CPU_CROP)} "
+            f"needs about {share:.0%} of the time"
+        )
 
 
 def _train(run: Run, console: Console) -> None:

@@ -67,6 +67,29 @@ def test_masks_that_need_a_setting(
     assert again["classes"] == found["classes"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "text", "command"),
+    [
+        ("binary", ["--num-classes", "2"], "where 255 is one of them", "--mask-values 0,255"),
+        ("binary", ["--num-classes", "3"], "3 classes were said", "--mask-values 0,255"),
+        ("binary", ["--mask-values", "0=0,7=1"], "labeled images show class 0", "--mask-values 0=0,7=1"),
+        ("from_one", ["--mask-values", "1,2"], "found 3 in", "--mask-values 1,2"),
+        ("from_one", ["--num-classes", "3"], "look like the 3 classes", "--mask-values 1,2,3"),
+        ("indices", ["--num-classes", "2"], "with 0 as a class of its own", "--mask-values 0=ignore,1=0,2=1"),
+        ("from_one", ["--num-classes", "2"], "2 classes were said", "--mask-values 1,2,3"),
+        ("colors", ["--num-classes", "7"], "7 classes were said", "--palette"),
+        ("colors", ["--mask-values", "0,255"], "16 of 16 masks hold colors", "--palette"),
+        ("colors", ["--palette", "a=#000000; b=#800000"], "found #008000 in", "--palette 'a=#000000; b=#800000'"),
+    ],
+)
+def test_a_setting_that_does_not_fit(
+    kind: str, options: list[str], text: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = checked(folder(tmp_path / "f", kind), capsys, *options, status=1)
+    assert text in " ".join(problems(found))
+    assert command in found["commands"][-1]
+
+
 def test_shades_between_two_values_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path / "f", "binary", images=6)
     for index in range(6):

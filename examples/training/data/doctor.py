@@ -236,7 +236,7 @@ def _judge_sizes(found: Findings) -> None:
 def _judge_values(found: Findings, given: Given) -> None:
     """What the values of the label images are, and which settings they need."""
     values, count = found.values, len(found.class_names) or None
-    if found.encoding is None and found.layout == "folder":
+    if found.layout == "folder" and (found.encoding is None or values.colored):
         if values.colored:
             found.suggestion = suggestion_for_colors(values.colors)
             also = "" if len(values.colored) == values.masks else ", the others values"
@@ -248,6 +248,9 @@ def _judge_values(found: Findings, given: Given) -> None:
             found.problems.append(Problem("values", text))
         else:
             found.suggestion = suggestion_for_values(values.pixels, count)
+            fits = count is not None and len(values.shown(count)) >= 2 and not values.class_pixels[UNKNOWN]
+            if found.suggestion is None and not fits:  # another number of classes than was said
+                found.suggestion = suggestion_for_values(values.pixels)
             if found.suggestion is None and count is None:
                 text = (
                     f"the values {_some(sorted(values.pixels))} do not look like classes; --mask-values can name them"
@@ -256,10 +259,11 @@ def _judge_values(found: Findings, given: Given) -> None:
             elif found.suggestion is not None and found.suggestion.mask_values is not None:
                 found.problems.append(Problem("values", f"{found.suggestion.why}: {found.suggestion.text}"))
         _take(found)
-    fault = fault_in_values(values, len(found.class_names), found.encoding, _hint(found))
     told = any(problem.kind == "values" for problem in found.problems)
-    if fault is not None and found.class_names and not told:
-        found.problems.append(Problem("values", fault))
+    if found.class_names and found.suggestion is None and not told:
+        fault = fault_in_values(values, len(found.class_names), found.encoding, _hint(found))
+        if fault is not None:
+            found.problems.append(Problem("values", fault))
     if found.suggestion is not None and found.suggestion.shades:
         found.notices.append(
             "many values lie between the main ones, as JPEG or resizing leaves them: these pixels become ignored"
@@ -277,7 +281,8 @@ def _take(found: Findings) -> None:
         found.encoding = Encoding.of_values(mask_values(suggestion.mask_values))
     if len(found.class_names) != suggestion.num_classes:
         if found.class_names:
-            text = f"{len(found.class_names)} classes are named, and the masks show {suggestion.num_classes}"
+            said, shown = len(found.class_names), suggestion.num_classes
+            text = f"{said} classes were said (--num-classes, classes.txt), and the masks look like {shown}"
             found.problems.append(Problem("classes", text))
         found.class_names = _numbered(suggestion.num_classes)
 
@@ -410,7 +415,7 @@ def _plan(found: Findings, given: Given, parts: dict[str, list[str]]) -> None:
     if found.layout == "pets":
         found.commands.append(shlex.join(["brpg", "demo", "--data", "pets", "--root", root]))
         return
-    options = given.options or (found.suggestion.options if found.suggestion else [])
+    options = found.suggestion.options if found.suggestion else given.options
     if not options and found.layout == "folder" and not class_names_in(found.root):
         return
     if options and options[0] == "--num-classes" and class_names_in(found.root):
