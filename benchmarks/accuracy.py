@@ -24,7 +24,7 @@ from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.options import add_training_options, chosen, setting
 from brpg_lib.examples.training.processes import usable_device
 from brpg_lib.examples.training.progress import progress_bar
-from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe import ALIASES, Recipe
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
@@ -112,7 +112,7 @@ def changes_of(variant: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a variant changes in a recipe; what was asked for goes to all heads."""
     if variant == BASELINE:
         return {}
-    own = {field.name for field in fields(Recipe)}
+    own = {*ALIASES, *(field.name for field in fields(Recipe))}
     changes = {**asked, **CHANGES.get(variant, {})}
     return {name if name in own else f"head.{name}": value for name, value in changes.items()}
 

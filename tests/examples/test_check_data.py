@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from folders import SIDE, classes_of, damage, folder, write_list, write_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from trees import cityscapes_tree, coco_tree, labels, voc_tree, write_image, write_lines
 
 from brpg_lib import cli
-from brpg_lib.examples import check_data
+from brpg_lib.examples import check_data, train
+from brpg_lib.examples.training.data.doctor import examined
+from brpg_lib.examples.training.data.findings import Given
 
 
 def checked(root: Path, capsys: pytest.CaptureFixture[str], *options: str, status: int | None = None) -> dict[str, Any]:
@@ -292,3 +297,33 @@ def test_what_it_says_to_type_trains(kind: str, tmp_path: Path, capsys: pytest.C
     assert bool(recipe["palette"]) == (kind == "colors")
     assert bool(recipe["mask_values"]) == (kind == "binary")
     assert recipe["size"] == found["training"]["crop"]
+
+
+@given(
+    values=st.sets(st.sampled_from([0, 1, 2, 3, 4, 7, 127, 128, 254, 255]), min_size=1, max_size=5),
+    count=st.none() | st.integers(2, 5),
+    colored=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60)
+def test_it_and_a_training_agree(values: set[int], count: int | None, colored: bool, seed: int) -> None:
+    """Without problems a training starts; if only values are unclear, it starts with what is said to type."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        for index in range(8):
+            rng = np.random.default_rng([seed, index])
+            mask = rng.choice(sorted(values), (17, 17)).astype(np.uint8)
+            write_image(root / f"images/{index}.png", rng.integers(0, 256, (17, 17, 3), dtype=np.uint8))
+            write_image(root / f"labels/{index}.png", np.stack([mask, mask // 2, mask], 2) if colored else mask)
+        found = examined(root, Given(num_classes=count, seed=seed))
+        kinds = {problem.kind for problem in found.problems}
+        start = ["folder/small", "--root", str(root), "--set", f"seed={seed}"]
+        if not kinds or (kinds == {"values"} and found.suggestion is not None):
+            brpg, command, *typed = shlex.split(found.commands[-1])
+            assert [brpg, command] == ["brpg", "train"]
+            data = train.recipe_of(train.parser().parse_args(typed)).settled().load_data()
+            assert data.masks is not None
+            assert len(data.masks.labeled.shown(len(data.class_names))) >= 2
+        elif count is not None:
+            with pytest.raises(ValueError, match=r"masks|labels"):
+                train.recipe_of(train.parser().parse_args([*start, "--num-classes", str(count)])).settled().load_data()
