@@ -24,7 +24,7 @@ from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.options import add_training_options, chosen, setting
 from brpg_lib.examples.training.processes import usable_device
 from brpg_lib.examples.training.progress import progress_bar
-from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe import ALIASES, Recipe
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"
@@ -112,7 +112,7 @@ def changes_of(variant: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a variant changes in a recipe; what was asked for goes to all heads."""
     if variant == BASELINE:
         return {}
-    own = {field.name for field in fields(Recipe)}
+    own = {*ALIASES, *(field.name for field in fields(Recipe))}
     changes = {**asked, **CHANGES.get(variant, {})}
     return {name if name in own else f"head.{name}": value for name, value in changes.items()}
 
@@ -136,7 +136,7 @@ def perform(
     settings = json.loads(json.dumps(training.recipe.to_dict()))
     if path.is_file():
         known: dict[str, Any] = json.loads(path.read_text())
-        if known["settings"] != settings:
+        if _chosen(known["settings"]) != _chosen(settings):
             raise ValueError(f"{path}: made with other settings; choose another --out, or delete it")
         return known
     checkpoint = folder / f"{training.name}.pt"
@@ -157,6 +157,11 @@ def perform(
     checkpoint.unlink()
     result_of(checkpoint).unlink()
     return found
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are not left open; an earlier version did not know all of these."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def perform_all(

@@ -12,6 +12,7 @@ from brpg_lib.version import __version__
 COMMANDS = {
     "demo": ("brpg_lib.examples.demo:main", "examples", "train with and without the head, and show what it did"),
     "train": ("brpg_lib.examples.train:main", "examples", "train a recipe, such as a published experiment"),
+    "check-data": ("brpg_lib.examples.check_data:main", "examples", "look into images and masks of your own"),
     "predict": ("brpg_lib.examples.predict:main", "examples", "segment images with a trained network, and rank them"),
     "inspect": ("brpg_lib.inspection.command:main", "inspect", "show the prototypes in a checkpoint"),
     "bench": ("brpg_lib.benchmarks.bench:bench_command", "bench", "measure speed and memory, and write a page of it"),

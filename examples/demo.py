@@ -11,12 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from brpg_lib.examples.training.apart import result_of, run_apart
+from brpg_lib.examples.training.data.masks import in_a_line
 from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.options import add_training_options, chosen
 from brpg_lib.examples.training.processes import usable_device
 from brpg_lib.examples.training.progress import progress_bar
 from brpg_lib.examples.training.recipe import Recipe
 from brpg_lib.examples.training.reports.demo import NAMES, PAGES, write_report
+from brpg_lib.examples.training.reports.masks import show_masks
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,19 +59,20 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     console = Console()
     try:
-        recipe = recipe_of(arguments)
+        recipe = recipe_of(arguments).settled()
         device = str(usable_device(arguments.device))
         data = recipe.load_data()
         folder = arguments.out / (arguments.name or f"{recipe.data}-{recipe.framework}-{recipe.seed}")
         folder.mkdir(parents=True, exist_ok=True)
         console.print(f"[bold]{recipe.framework}[/] on {data.description}")
+        show_masks(data, console)
         names = ", ".join(NAMES[run] for run in trainings_of(recipe))
         console.print(f"{names}: {recipe.epoch_steps} steps each, seed {recipe.seed}, on {device}")
         if not arguments.resume:
             clear(folder)
         results = run_all(recipe, folder, device, arguments.resume, console)
     except (ValueError, OSError) as error:
-        print(f"brpg demo: {error}", file=sys.stderr)
+        print(f"brpg demo: {in_a_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brpg demo: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)

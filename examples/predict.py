@@ -104,7 +104,9 @@ def run(arguments: argparse.Namespace, console: Console) -> list[str]:
     if arguments.prototypes and trained.bank is None:
         raise ValueError(f"--prototypes: {arguments.checkpoint} holds none: trained without the head, or too short")
     window = None if arguments.whole else arguments.window or trained.recipe.window
-    pages = Pages(arguments.out, trained.class_names, trained.bank is not None)
+    encoding = trained.recipe.encoding
+    colors = () if encoding is None else encoding.class_colors
+    pages = Pages(arguments.out, trained.class_names, trained.bank is not None, colors)
     rows = _earlier(pages, _made_by(arguments, window), arguments.overwrite)
     left = {name: path for name, path in files.items() if arguments.overwrite or not _is_done(pages, name, path, rows)}
     view = "whole images" if window is None else f"windows of {window} pixels"
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace, console: Console) -> list[str]:
     failed = []
     with _written(pages, rows) as written, progress_bar(console) as bar:
         task = bar.add_task("predicting", total=len(left))
-        pixels = arguments.batch_size * (window or trained.recipe.size) ** 2
+        pixels = arguments.batch_size * (window or trained.recipe.crop) ** 2
         for group in of_one_size(images.read(workers), pixels):
             if group[0].error:
                 failed.append(group[0].error)

@@ -20,15 +20,22 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
+from brpg_lib.examples.training.data.folder import REDUCED
+from brpg_lib.examples.training.data.masks import UnreadableError, in_a_line
 from brpg_lib.examples.training.loop import Run, plan_of
-from brpg_lib.examples.training.options import setting
+from brpg_lib.examples.training.options import add_mask_options, mask_changes, setting
 from brpg_lib.examples.training.processes import Processes, joined, usable_device
 from brpg_lib.examples.training.progress import progress_bar
 from brpg_lib.examples.training.recipe import Recipe, presets, read_recipe
+from brpg_lib.examples.training.reports.masks import show_masks
 from brpg_lib.examples.training.reports.training import draw
 from brpg_lib.files import write_atomically
 
 LAST, BEST, RESULT, PICTURE, LOGS = "last.pt", "best.pt", "result.json", "report.png", "tensorboard"
+CPU_CROP = 129
+"""Crops that a CPU trains on in less than an hour."""
+METRICS_GROUP = "brpg"
+"""The head's metrics in TensorBoard are ``brpg/NAME``, as in patched scripts."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--splits", help="directory that the recipe's split is in")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
                    help="change a field of the recipe, or head.FIELD of the head; may be repeated")  # fmt: skip
+    add_mask_options(p)
     p.add_argument("--no-head", action="store_true", help="train the framework without the prototype head")
     p.add_argument("--device", help="torch device (default: the GPU of each process if there is one, else cpu)")
     p.add_argument("--workers", type=int, default=4, help="processes that read images, for each GPU (%(default)s)")
@@ -74,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
             console = Console(quiet=processes.rank != 0)
             run = _made(recipe, arguments, processes)
             _try(run, console) if arguments.trial else _train(run, console)
-    except UsageError as error:
+    except (UsageError, UnreadableError) as error:
         where = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
-        print(f"brpg train{where}: {error}", file=sys.stderr, flush=True)
+        print(f"brpg train{where}: {in_a_line(error)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("brpg train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
@@ -102,7 +110,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     Raises:
         UsageError: Something in it is wrong.
     """
-    changes = dict(arguments.set)
+    changes = dict(arguments.set) | mask_changes(arguments)
     for name in ("root", "splits"):
         if getattr(arguments, name) is not None:
             changes[name] = getattr(arguments, name)
@@ -117,7 +125,7 @@ def _list(console: Console) -> None:
     table = Table(Column("preset", min_width=max(map(len, names))), "data", "split", "network", "crop", "epochs")
     for name in names:
         r = read_recipe(name)
-        table.add_row(name, r.data, r.split, r.network, str(r.size), str(r.epochs))
+        table.add_row(name, r.data, r.split, r.network, "fits" if r.size is None else str(r.size), str(r.epochs))
     console.print(table)
 
 
@@ -150,10 +158,18 @@ def _introduce(run: Run, console: Console) -> None:
     recipe, ranks = run.recipe, run.processes.ranks
     head = "without the head" if run.trainer.head is None else "with the head"
     console.print(f"[bold]{recipe.framework}[/] {head}, {recipe.network}, {run.data.description}")
+    show_masks(run.data, console)
     console.print(
-        f"{run.plan.epochs} epochs of {run.plan.epoch} steps, {recipe.batch_size} labeled and as many unlabeled "
-        f"images per step, {ranks} process{'es' if ranks > 1 else ''} on {run.processes.device.type}"
+        f"{run.plan.epochs} epochs of {run.plan.epoch} steps, crops of {recipe.crop} pixels, "
+        f"{recipe.batch_size} labeled and as many unlabeled images per step, "
+        f"{ranks} process{'es' if ranks > 1 else ''} on {run.processes.device.type}"
     )
+    if recipe.data == "folder" and run.processes.device.type == "cpu" and recipe.crop > CPU_CROP:
+        share = (CPU_CROP / recipe.crop) ** 2
+        console.print(
+            f"[yellow]Notice:[/] on a CPU, --set size={CPU_CROP} --set short_side={round(REDUCED * CPU_CROP)} "
+            f"needs about {share:.0%} of the time"
+        )
 
 
 def _train(run: Run, console: Console) -> None:
@@ -229,9 +245,12 @@ def _shown(run: Run, console: Console, folder: Path) -> Iterator[Callable[[Run],
                         writer.add_scalar(f"validation/{name}", validation[name], validation["step"])
             told = len(record.validations)
             if writer is not None:
-                new = {name: values[-1][1] for name, values in record.losses.items() if values[-1][0] == record.step}
-                for name, value in new.items():
-                    writer.add_scalar(f"loss/{name}", value, record.step)
+                new = False
+                for group, histories in (("loss", record.losses), (METRICS_GROUP, record.metrics)):
+                    for name, values in histories.items():
+                        if values[-1][0] == record.step:
+                            writer.add_scalar(f"{group}/{name}", values[-1][1], record.step)
+                            new = True
                 if new:
                     writer.add_scalar("learning_rate", run.scheduler.get_last_lr()[0], record.step)
 

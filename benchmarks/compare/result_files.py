@@ -97,7 +97,8 @@ def _run(
     if "seed" not in settings:
         raise ValueError(f"{path}: settings: seed: expected a number, found nothing")
     apart = {*HEAD_FIELDS, *PLACES, "seed", "split"}
-    fixed = {name: value for name, value in settings.items() if name not in apart}
+    # an earlier version did not know every setting that is left open now
+    fixed = {name: value for name, value in settings.items() if name not in apart and value is not None}
     if isinstance(fixed.get("device"), str):
         fixed["device"] = fixed["device"].partition(":")[0]
     environment = surroundings.get("environment") or {}

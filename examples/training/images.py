@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from brpg_lib.examples.training.data.pairs import opened, reduced
+from brpg_lib.examples.training.data.masks import opened
+from brpg_lib.examples.training.data.pairs import reduced
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """Of the files in a folder that are images."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from brpg_lib import Schedule
+from brpg_lib import HeadOutput, Schedule
 from brpg_lib.distributed import all_reduce_sum, require_same_everywhere
 from brpg_lib.examples.training.build import build
 from brpg_lib.examples.training.checkpoints import read, restore, states, without_rows
@@ -67,7 +68,8 @@ def plan_of(recipe: Recipe, unlabeled: int, trial: bool) -> Plan:
         steps = 3 * TRIAL_STEPS
         schedule = Schedule(warmup=TRIAL_STEPS, collect=TRIAL_STEPS, total=steps)
         return Plan(steps, 1, schedule, TRIAL_STEPS / steps)
-    epoch = recipe.epoch_steps or max(1, unlabeled // recipe.batch_size)
+    least = math.ceil((recipe.least_steps or 1) / recipe.epochs)
+    epoch = recipe.epoch_steps or max(least, unlabeled // recipe.batch_size)
     supervised_only = min(1.0, recipe.supervised_epochs / recipe.epochs)
     return Plan(epoch, recipe.epochs, recipe.schedule(epoch), supervised_only)
 
@@ -81,6 +83,7 @@ class Record:
         seconds: Time they took.
         peak_memory: In MB.
         losses: ``(step, mean since the last one)`` of each loss.
+        metrics: The same of each of the head's :data:`~brpg_lib.output.METRICS`.
         phases: ``(first step, name)`` of the head's phases.
         validations: Scores by epoch.
     """
@@ -91,6 +94,7 @@ class Record:
     losses: dict[str, list[tuple[int, float]]]
     phases: list[tuple[int, str]]
     validations: list[dict[str, Any]]
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -132,9 +136,10 @@ class Run:
                 f"batch_size: expected a multiple of the {processes.ranks} processes, with at least 2 images for each "
                 f"(CutMix needs another one), found {recipe.batch_size}"
             )
-        self.recipe, self.processes, self.workers = recipe, processes, workers
+        self.processes, self.workers = processes, workers
         self.last, self.best, self.validates, self.trial = last, best, validates, trial
         with first_alone(processes):
+            self.recipe = recipe = recipe.settled()
             self.data = recipe.load_data()
         self.test: Pairs = self.data.test
         if trial:
@@ -149,7 +154,7 @@ class Run:
         self.trainer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batches = BatchSource(
             self.data,
-            recipe.size,
+            recipe.crop,
             recipe.batch_size // processes.ranks,
             recipe.seed,
             self.trainer.strong_views,
@@ -164,6 +169,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.record = Record(0, 0.0, 0.0, {}, [], [])
         self.unread: dict[str, list[Tensor]] = defaultdict(list)
+        self.unread_metrics: dict[str, list[Tensor]] = defaultdict(list)
+        if self.trainer.head is not None:
+            self.trainer.head.register_forward_hook(self._note_metrics)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -248,14 +256,22 @@ class Run:
         enabled = kind is not torch.float32
         return torch.autocast(self.processes.device.type, dtype=kind if enabled else None, enabled=enabled)
 
+    def _note_metrics(self, module: nn.Module, arguments: object, out: HeadOutput) -> None:
+        """Told by the head what a call gave."""
+        if module.training:
+            for name, value in out.metrics.items():
+                self.unread_metrics[name].append(value)
+
     def _read(self) -> None:
         if not self.unread:
             return
-        own = torch.stack([torch.stack(values).mean() for values in self.unread.values()])
-        means = (all_reduce_sum(own) / self.processes.ranks).tolist()
-        for name, mean in zip(self.unread, means, strict=True):
-            self.record.losses.setdefault(name, []).append((self.record.step, mean))
-        self.unread.clear()
+        kinds = ((self.unread, self.record.losses), (self.unread_metrics, self.record.metrics))
+        own = torch.stack([torch.stack(values).mean() for unread, _ in kinds for values in unread.values()])
+        means = iter((all_reduce_sum(own) / self.processes.ranks).tolist())
+        for unread, histories in kinds:
+            for name in unread:
+                histories.setdefault(name, []).append((self.record.step, next(means)))
+            unread.clear()
 
     def _validate(self) -> None:
         average_statistics(self.trainer, self.processes.ranks)

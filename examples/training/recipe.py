@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,11 +14,13 @@ import yaml
 from brpg_lib import BRPGConfig, Schedule
 from brpg_lib.examples.training.data.batches import SegmentationData
 from brpg_lib.examples.training.data.catalog import DATASETS, open_data
+from brpg_lib.examples.training.data.encoding import Encoding, mask_values, palette, palette_file
+from brpg_lib.examples.training.data.folder import CLASSES, class_names_in, fitting_size
 from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.frameworks.losses import LOSSES
 from brpg_lib.examples.training.frameworks.second_opinion import KINDS
 from brpg_lib.examples.training.networks import NAMES
-from brpg_lib.settings import config_from
+from brpg_lib.settings import CONFIG_KEYS, config_from
 from brpg_lib.validation import as_value_errors, require, require_number
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -46,9 +48,45 @@ LEAST: dict[str, float] = {
     "supervised_epochs": 0,
     "short_side": 1,
     "epoch_steps": 1,
+    "least_steps": 1,
     "width": 1,
     "rise": 0,
 }
+
+
+ALIASES = {"lr": "learning_rate"}
+"""Names that fields are also given by."""
+SYNONYMS = {
+    "amp": "precision",
+    "backbone": "network",
+    "batch": "batch_size",
+    "classes": "num_classes",
+    "crop": "size",
+    "crop_size": "size",
+    "dataset": "data",
+    "iterations": "epoch_steps",
+    "method": "framework",
+    "model": "network",
+    "names": "class_names",
+    "steps": "epoch_steps",
+    "wd": "weight_decay",
+}
+"""What fields are called elsewhere, for the advice that an unknown one gets."""
+
+
+def _class_names(given: object) -> list[str]:
+    fits = isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(n, str) and n for n in given)
+    if not fits or len(set(given)) != len(given):  # type: ignore[call-overload, arg-type]
+        raise ValueError(f"class_names: expected a list of different names, found {given!r}")
+    return list(given)  # type: ignore[call-overload, no-any-return]
+
+
+LABELS: dict[str, Callable[[object], list[str]]] = {
+    "class_names": _class_names,
+    "mask_values": mask_values,
+    "palette": palette,
+}
+"""Settings that describe label images, and what brings them into their plain form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +98,26 @@ class Recipe:
         root: Directory of the images.
         splits: Directory that the partition is looked for in.
         split: The partition.
-        num_classes: Number of classes (``data: folder``).
+        num_classes: Number of classes (``data: folder``); None for that of the names, colors or values below.
+        class_names: One per class (``data: folder``); None for those of the palette, of ``classes.txt``, or numbers.
+        mask_values: Class or ``ignore`` of each value of the label images (``data: folder``), see
+            :func:`~brpg_lib.examples.training.data.encoding.mask_values`; None where they hold class indices.
+        palette: Name and color of each class (``data: folder``), see
+            :func:`~brpg_lib.examples.training.data.encoding.palette`, or in a recipe's file the path of a text file
+            with them; None where label images hold no colors.
         all_labels: Whether the unlabeled images keep their labels: what a training could reach at most.
         framework: ``"mean_teacher"``, ``"u2pl"``, ``"unimatch"`` or ``"supervised"``.
         network: One of :data:`brpg_lib.examples.training.networks.NAMES`.
         pretrained: Whether its encoder starts from ImageNet weights.
         width: Of the compact network.
-        size: Side of the square crops; of digit scenes, their size.
+        size: Side of the square crops; of digit scenes, their size; None for one that fits the images
+            (``data: folder``), which reduces large ones if ``short_side`` is None too.
         short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
         colors: Whether strong views differ in color and sharpness too, or are mixed only; None as the framework has it.
         batch_size: Labeled, and as many unlabeled, images per step, over all processes.
         epochs: Length of the training.
         epoch_steps: Steps of an epoch; None for as many as it takes to see every unlabeled image once.
+        least_steps: Of the whole training at least; an epoch of few images sees them repeatedly.
         supervised_epochs: Epochs before pseudo labels teach.
         class_share: Of the pseudo labels of each class, the share that teaches, the most reliable ones; None for the
             framework's own rule.
@@ -106,17 +152,21 @@ class Recipe:
     splits: str | None = None
     split: str | None = None
     num_classes: int | None = None
+    class_names: Sequence[str] | None = None
+    mask_values: Sequence[str] | None = None
+    palette: Sequence[str] | None = None
     all_labels: bool = False
     framework: str = "u2pl"
     network: str = "resnet101"
     pretrained: bool = True
     width: int = 32
-    size: int = 513
+    size: int | None = 513
     short_side: int | None = None
     colors: bool | None = None
     batch_size: int = 16
     epochs: int = 80
     epoch_steps: int | None = None
+    least_steps: int | None = None
     supervised_epochs: float = 1.0
     class_share: float | None = None
     second_opinion: str | None = None
@@ -143,7 +193,7 @@ class Recipe:
     def __post_init__(self) -> None:
         kinds = get_type_hints(type(self))
         for name, value in vars(self).items():
-            if name != "head":
+            if name not in ("head", *LABELS):
                 _require_kind(name, value, kinds[name])
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f"{name}: expected one of {', '.join(CHOICES[name])}, found {value!r}")
@@ -151,6 +201,9 @@ class Recipe:
                 raise ValueError(f"{name}: expected a finite number, found {value}")
             if name in LEAST and value is not None and value < LEAST[name]:
                 raise ValueError(f"{name}: expected at least {LEAST[name]}, found {value}")
+        self._read_labels()
+        if self.size is None and self.data != "folder":
+            raise ValueError(f"size: expected a number for {self.data}; only that of a folder can be left open")
         if not isinstance(self.head, Mapping):
             raise ValueError(f"head: expected fields of BRPGConfig, found {self.head!r}")
         with as_value_errors():
@@ -160,6 +213,66 @@ class Recipe:
             require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
             _ = self.brpg, self.schedule(self.epoch_steps or USUAL_EPOCH)
 
+    def _read_labels(self) -> None:
+        """Bring the settings that describe label images into their plain form."""
+        for name, read in LABELS.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, read(getattr(self, name)))
+        if self.mask_values is not None and self.palette is not None:
+            raise ValueError("palette: expected none beside mask_values: label images hold values or colors")
+        known = {
+            "class_names": None if self.class_names is None else len(self.class_names),
+            "palette": None if self.palette is None else Encoding.of_palette(self.palette).num_classes,
+            "mask_values": None if self.mask_values is None else Encoding.of_values(self.mask_values).num_classes,
+            "num_classes": self.num_classes,
+        }
+        told = {name: number for name, number in known.items() if number is not None}
+        if len(set(told.values())) > 1:
+            found = " and ".join(f"{number} by {name}" for name, number in told.items())
+            raise ValueError(f"num_classes: expected one number of classes, found {found}")
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """What the values of the label images mean; None where they are class indices."""
+        if self.palette is not None:
+            return Encoding.of_palette(self.palette)
+        return None if self.mask_values is None else Encoding.of_values(self.mask_values)
+
+    @property
+    def crop(self) -> int:
+        """Side of the crops.
+
+        Raises:
+            ValueError: It is left open; see :meth:`settled`.
+        """
+        if self.size is None:
+            raise ValueError("size: left open until the images are known")
+        return self.size
+
+    def settled(self) -> Recipe:
+        """The recipe with what is left open for the images to decide: classes and their names, and sizes.
+
+        Raises:
+            ValueError: They do not tell, or contradict the recipe; the message says what.
+        """
+        if self.data != "folder" or self.root is None or not Path(self.root).expanduser().is_dir():
+            return self
+        root, encoding = Path(self.root).expanduser(), self.encoding
+        names = self.class_names or (encoding.names if encoding else ()) or class_names_in(root) or None
+        count = self.num_classes or (len(names) if names else None) or (encoding.num_classes if encoding else None)
+        if count is None:
+            raise ValueError(
+                f"folder needs num_classes (--num-classes), or names in {root / CLASSES}; "
+                f"brpg check-data {root} tells what the masks hold"
+            )
+        if names and len(names) != count:
+            raise ValueError(f"{root / CLASSES}: expected {count} names, found {len(names)}")
+        found = replace(self, num_classes=count, class_names=names)
+        if self.size is not None:
+            return found
+        size, short_side = fitting_size(root, self.short_side)
+        return replace(found, size=size, short_side=short_side)
+
     @property
     def brpg(self) -> BRPGConfig:
         """The head's hyper-parameters."""
@@ -168,7 +281,7 @@ class Recipe:
     @property
     def window(self) -> int | None:
         """Side of the windows that are evaluated; None where whole images are."""
-        return self.size if self.evaluation == "sliding" else None
+        return self.crop if self.evaluation == "sliding" else None
 
     def schedule(self, epoch_iterations: int) -> Schedule:
         """The head's phases, with epochs of so many iterations."""
@@ -196,10 +309,12 @@ class Recipe:
             root=self.root,
             split=split,
             num_classes=self.num_classes,
-            size=self.size,
+            size=self.crop if self.data == "digits" else 0,
             seed=self.seed,
             short_side=self.short_side,
             all_labels=self.all_labels,
+            class_names=self.class_names,
+            encoding=self.encoding,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,15 +354,15 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         advice = f"did you mean {' or '.join(close)}?" if close else f"presets: {', '.join(presets())}"
         raise ValueError(f"{name}: no such preset or file; {advice}")
     found = _read(path)
-    for key, value in (changes or {}).items():
-        if key.startswith("head."):
-            found["head"] = {**_mapping(found, path), key.removeprefix("head."): value}
-        else:
-            found[key] = value
+    own = {key: value for key, value in (changes or {}).items() if not key.startswith("head.")}
+    own_head = {key.removeprefix("head."): value for key, value in (changes or {}).items() if key not in own}
+    found = {**found, **_canonical(own, Path("."), path)}
+    if own_head:
+        found["head"] = {**_mapping(found, path), **own_head}
     known = [entry.name for entry in fields(Recipe)]
-    for key in found.keys() - set(known):
-        close = difflib.get_close_matches(key, known, n=1)
-        raise ValueError(f"{path}: {key}: no such field" + (f"; did you mean {close[0]}?" if close else ""))
+    for key in found:
+        if key not in known:
+            raise ValueError(f"{path}: {key}: no such field{_advice(key, known)}")
     if "data" not in found:
         raise ValueError(f"{path}: data: missing; expected one of {', '.join(DATASETS)}")
     with as_value_errors(f"{path}: "):
@@ -267,10 +382,37 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path}: not YAML ({error})") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{path}: expected NAME: VALUE lines, found {type(found).__name__}")
+    found = _canonical(found, path.parent, path)
     if "extends" not in found:
         return found
     base = _read(path.parent / str(found.pop("extends")), (*seen, path))
     return {**base, **found, "head": {**_mapping(base, path), **_mapping(found, path)}}
+
+
+def _canonical(found: Mapping[str, Any], folder: Path, path: Path) -> dict[str, Any]:
+    """The fields under their own names, with the palette that a text file holds in its place."""
+    named: dict[str, Any] = {}
+    for key, value in found.items():
+        name = ALIASES.get(key, key)
+        if name in named:
+            raise ValueError(f"{path}: {name}: given twice, once as {key}")
+        named[name] = value
+    given = named.get("palette")
+    if isinstance(given, str) and "=" not in given:
+        file = folder / Path(given).expanduser()
+        if not file.is_file():
+            raise ValueError(
+                f"palette: expected a file, or colors such as 'road=#804080; car=#00008e', found {given!r}"
+            )
+        named["palette"] = palette_file(file)
+    return named
+
+
+def _advice(key: str, known: Sequence[str]) -> str:
+    """What somebody may have meant by a name that no field has."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    meant = SYNONYMS.get(key) or (f"head.{key}" if key in CONFIG_KEYS else None) or (close[0] if close else None)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _mapping(found: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         raise AssertionError("trained again")
 
     monkeypatch.setattr(accuracy, "run_apart", unwanted)
+    assert found["settings"].pop("palette") is None
+    (tmp_path / files[0]).write_text(json.dumps(found))  # as a version wrote it that did not know the setting
     assert accuracy.main(command) == 0
     assert "mean_teacher + BRPG" in (tmp_path / accuracy_report.PAGE).read_text()
     capsys.readouterr()

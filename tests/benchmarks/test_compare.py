@@ -93,6 +93,15 @@ def test_results_of_brpg_train(tmp_path: Path) -> None:
     assert (headline(single)["mean"], headline(single)["low"]) == (2, None)
 
 
+def test_results_of_an_earlier_version_that_lacked_a_setting(tmp_path: Path) -> None:
+    before = [training(False, seed, 50) for seed in range(3)]
+    for found in before:
+        assert found["recipe"].pop("palette") is None
+    write(tmp_path / "without", *before)
+    write(tmp_path / "with", *(training(True, seed, 52) for seed in range(3)))
+    assert headline(compared(tmp_path, tmp_path / "without", tmp_path / "with"))["mean"] == pytest.approx(2)
+
+
 def test_trainings_that_failed_are_still_in_percent(tmp_path: Path) -> None:
     before = write(tmp_path / "without", *(changed(seed, "no head", 0.5) for seed in range(3)))
     after = write(tmp_path / "with", *(changed(seed, "BRPG", 7.0 + seed) for seed in range(3)))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from brpg_lib.examples.training.data.camvid import load_camvid
-from brpg_lib.examples.training.data.folder import load_folder
+from brpg_lib.examples.training.data.folder import load_folder, partition
 from brpg_lib.examples.training.data.pairs import Pair, PairDataset
 
 
@@ -112,3 +112,31 @@ def test_camvid_split(root):
     assert [len(part) for part in (data.labeled, data.unlabeled, data.test)] == [1, 2, 1]
     assert len(data.class_names) == 11
     fails(lambda: load_camvid(root, "b"), "split: expected one of a, found 'b'")
+
+
+@pytest.mark.parametrize("lists", [{"labeled": ["i0", "i1"]}, {"unlabeled": ["i2", "i3"]},
+                                   {"labeled": ["i4"], "unlabeled": ["i5", "i6"]}])  # fmt: skip
+def test_test_images_are_drawn_from_what_no_list_names(root, lists):
+    write_lists(root, **lists)
+    seen = set()
+    for seed in range(200):
+        found = partition(root, [f"i{i}" for i in range(10)], [f"i{i}" for i in range(10)], seed)
+        assert not {*found.val} & {name for names in lists.values() for name in names}
+        assert not {*found.val} & {*found.labeled, *found.unlabeled}
+        assert found.labeled == lists.get("labeled", found.labeled)
+        assert found.unlabeled == lists.get("unlabeled", found.unlabeled)
+        seen |= {*found.val}
+    assert len(seen) > 4, "they depend on the seed"
+    load_folder(root, 3, seed=0)
+
+
+def test_lists_that_leave_nothing_to_test_on(root):
+    write_lists(root, labeled=[f"i{i}" for i in range(5)], unlabeled=[f"i{i}" for i in range(5, 10)])
+    fails(lambda: load_folder(root, 3, 0), "no val.txt, and every image with a label is in another list")
+
+
+def test_a_damaged_unlabeled_image_is_told_of_before_the_training(root):
+    write_lists(root, labeled=["i0"], val=["i1"], unlabeled=["i2", "i3"])
+    path = root / "images/i3.png"
+    path.write_bytes(path.read_bytes()[:200])
+    fails(lambda: load_folder(root, 3, 0), "i3.png: not a readable image")

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 import torch
 from builders import same
+from folders import damage, folder
 from ranks import on_ranks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from trees import cityscapes_tree, coco_tree, voc_tree
 
 from brpg_lib.examples import train
-from brpg_lib.examples.training.data import digits
+from brpg_lib.examples.training.data import digits, pairs
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import BatchSource
 from brpg_lib.examples.training.frameworks.losses import cross_entropy, half_hard_cross_entropy, hard_cross_entropy
@@ -30,6 +32,7 @@ from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.networks import build_network
 from brpg_lib.examples.training.processes import Processes, share_statistics
 from brpg_lib.examples.training.recipe import presets, read_recipe
+from brpg_lib.output import METRICS
 
 TREES = {"voc": voc_tree, "voc_blended": voc_tree, "cityscapes": cityscapes_tree, "coco": coco_tree}
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -108,7 +111,15 @@ def test_a_training_is_recorded_and_pictured(tiny: Path, tmp_path: Path, capsys:
     assert {"supervised", "unsupervised", "prototype"} <= set(result["losses"])
     assert result["losses"]["prototype"][-1][1] > 0
     assert (tmp_path / "out/report.png").stat().st_size > 10_000
-    assert list((tmp_path / "out/tensorboard").iterdir())
+    assert list(result["metrics"]) == list(METRICS)
+    assert result["metrics"]["prototypes"][-1][1] > 0
+    assert all(len(values) == len(result["losses"]["supervised"]) for values in result["metrics"].values())
+    logged = EventAccumulator(str(tmp_path / "out/tensorboard"))
+    logged.Reload()
+    tags = set(logged.Tags()["scalars"])
+    assert tags >= {f"brpg/{name}" for name in METRICS} | {"loss/prototype", "validation/miou", "learning_rate"}
+    last = logged.Scalars("brpg/prototypes")[-1]
+    assert [last.step, pytest.approx(last.value)] == list(result["metrics"]["prototypes"][-1])
     best = torch.load(tmp_path / "out/best.pt", weights_only=True)
     assert best["validation"]["miou"] == max(v["miou"] for v in result["validations"])
     assert "mIoU" in capsys.readouterr().out
@@ -167,6 +178,42 @@ def test_the_list_shows_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in presets())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_damaged_in_the_middle_of_a_training_is_told_in_a_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """Only a spread of many images is read before."""
+    root = folder(tmp_path / "f", images=12)
+    monkeypatch.setattr(pairs, "KEEP_BYTES", 0)
+    shown = train.show_masks
+
+    def damage_then_show(*arguments: Any) -> None:
+        for path in (root / "images").iterdir():
+            damage(path)
+        shown(*arguments)
+
+    monkeypatch.setattr(train, "show_masks", damage_then_show)
+    command = [str(tiny), "--set=data=folder", "--root", str(root), "--num-classes", "3", "--workers", str(workers)]
+    assert train.main([*command, "--device", "cpu", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.fullmatch(r"brpg train: .*/images/i\d+\.png: not a readable image \(.*\)", said)
+
+
+def test_another_meaning_of_the_masks_is_another_training(tiny: Path, tmp_path: Path) -> None:
+    own = {"data": "folder", "root": str(folder(tmp_path / "f", "colors"))}
+
+    def run(palette: str) -> Run:
+        return Run(read_recipe(str(tiny), own | {"palette": palette}), True, tmp_path / train.LAST, ALONE, workers=0)
+
+    first = run("a=#000000; b=#800000; c=#008000")
+    first.save()
+    assert first.recipe.class_names == ["a", "b", "c"]
+    run("a=0,0,0; b=128,0,0; c=#008000").load(tmp_path / train.LAST)
+    for other in ("a=#000000; c=#008000; b=#800000", "a=#000000; b=#800000; z=#008000"):
+        with pytest.raises(ValueError, match=r"cannot resume, (class_names|palette) was"):
+            run(other).load(tmp_path / train.LAST)
 
 
 def test_a_batch_must_be_shared_evenly(tiny: Path, tmp_path: Path) -> None:

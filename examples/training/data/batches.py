@@ -20,6 +20,7 @@ from brpg_lib.examples.training.data.augment import (
     strong_augment,
     to_float,
 )
+from brpg_lib.examples.training.data.judgement import Masks
 
 
 class Pairs(Protocol):
@@ -44,6 +45,8 @@ class SegmentationData:
         flip: Whether mirrored images still show the same classes.
         scale: Range of the random scale.
         description: One line for the reader of the output.
+        masks: What the label images hold; None where there are no files.
+        colors: Red, green and blue of each class, 0..255; empty where nobody chose them.
     """
 
     labeled: Pairs
@@ -53,6 +56,8 @@ class SegmentationData:
     flip: bool
     scale: tuple[float, float]
     description: str
+    masks: Masks | None = None
+    colors: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

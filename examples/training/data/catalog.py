@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from brpg_lib.examples.training.data.batches import SegmentationData
 from brpg_lib.examples.training.data.camvid import load_camvid
 from brpg_lib.examples.training.data.digits import load_scenes
+from brpg_lib.examples.training.data.encoding import Encoding
 from brpg_lib.examples.training.data.folder import load_folder
 from brpg_lib.examples.training.data.layouts import LAYOUTS
 from brpg_lib.examples.training.data.pets import load_pets
@@ -25,6 +27,8 @@ def open_data(
     seed: int,
     short_side: int | None,
     all_labels: bool = False,
+    class_names: Sequence[str] | None = None,
+    encoding: Encoding | None = None,
 ) -> SegmentationData:
     """A dataset, with the files of its labels looked into.
 
@@ -37,6 +41,8 @@ def open_data(
         seed: Of the scenes (digits), or of which images are labeled where no list says so (folder, pets).
         short_side: Larger images are reduced so that their short side has this many pixels; None leaves them.
         all_labels: Whether the unlabeled images count as labeled too, for the upper line that a training can reach.
+        class_names: One per class (folder).
+        encoding: What the values of the label images mean, where they are not class indices (folder).
 
     Raises:
         ValueError: Something is missing or wrong; the message says what.
@@ -47,6 +53,8 @@ def open_data(
         raise ValueError(f"split: {name} has no partitions to choose from; expected none, found {split!r}")
     if num_classes is not None and name != "folder":
         raise ValueError(f"num_classes: known for {name}; expected none, found {num_classes}")
+    if (class_names or encoding) and name != "folder":
+        raise ValueError(f"class_names, mask_values, palette: known for {name}; expected none")
     if name == "digits":
         return load_scenes(size, seed, all_labels)
     if root is None:
@@ -66,4 +74,4 @@ def open_data(
         return LAYOUTS[name].load(directory, lists, beside[0] if beside else None, short_side, all_labels)
     if num_classes is None or num_classes < 2:
         raise ValueError(f"folder needs num_classes (--num-classes), at least 2; found {num_classes}")
-    return load_folder(directory, num_classes, seed, short_side, all_labels)
+    return load_folder(directory, num_classes, seed, short_side, all_labels, class_names, encoding)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brpg_lib.examples.training.data.batches import SegmentationData
-from brpg_lib.examples.training.data.pairs import Decode, Pair, PairDataset
+from brpg_lib.examples.training.data.judgement import judged
+from brpg_lib.examples.training.data.masks import Decode
+from brpg_lib.examples.training.data.pairs import Pair, PairDataset
 
 Resolve = Callable[[Path, str], Pair]
 """The files of an image of a root directory, by what a list calls it."""
@@ -82,12 +84,10 @@ class Layout:
         labeled_lists = (labeled_list, unlabeled_list) if all_labels else (labeled_list,)
         for paths, has_labels in ((labeled_lists, True), ((unlabeled_list,), False), ((val,), True)):
             pairs = [self.pair(root, line, has_labels) for path in paths for line in lines_of(path)]
-            part = PairDataset(pairs, len(self.class_names), short_side, self.decode, self.hint)
-            if has_labels:
-                part.check()
-            parts.append(part)
+            parts.append(PairDataset(pairs, len(self.class_names), short_side, self.decode, self.hint))
         labeled, unlabeled, test = parts
         require_apart(labeled_list, labeled, unlabeled, test)
+        masks = judged(root, labeled, test, self.class_names, self.hint)
         return SegmentationData(
             labeled=labeled,
             unlabeled=unlabeled,
@@ -96,6 +96,7 @@ class Layout:
             flip=True,
             scale=self.scale,
             description=f"{self.title}: {len(labeled)} labeled, {len(unlabeled)} unlabeled, {len(test)} to test on",
+            masks=masks,
         )
 
     def pair(self, root: Path, line: str, labeled: bool) -> Pair:

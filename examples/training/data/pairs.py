@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,14 +13,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
+from brpg_lib.examples.training.data.encoding import Encoding
+from brpg_lib.examples.training.data.masks import Decode, opened, value_names, values_of
 
 KEEP_BYTES = 2 * 2**30
 """A dataset that needs more memory than this is read from disk each time, as any is by worker processes."""
 CHECKED = 200
+"""How many images are read before a training starts, if there are more."""
+COUNTED = 1000
 """How many label images are looked into before a training starts, if there are more."""
 
-Decode = Callable[[np.ndarray, Path], np.ndarray]
-"""Class indices from the values of a label image and its path, both ``(H, W)`` int64."""
+Item = TypeVar("Item")
 
 
 class Pair(NamedTuple):
@@ -95,8 +98,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: See :meth:`__getitem__`.
         """
-        step = max(1, len(self) // CHECKED)
-        for index in range(0, len(self), step):
+        for index in spread(range(len(self)), CHECKED):
             self[index]
 
     def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
@@ -121,18 +123,9 @@ def reduced(image: Image.Image, short_side: int | None) -> Tensor:
     return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1).contiguous()
 
 
-def opened(path: Path) -> Image.Image:
-    """An image, read completely.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    try:
-        image = Image.open(path)
-        image.load()
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
-    return image
+def spread(items: Sequence[Item], most: int = COUNTED) -> list[Item]:
+    """All of them, or so many and up to twice as many from equal parts of the list."""
+    return list(items[:: max(1, len(items) // most)])
 
 
 def read_label(path: Path, num_classes: int, decode: Decode | None = None, hint: str = "") -> Image.Image:
@@ -142,21 +135,21 @@ def read_label(path: Path, num_classes: int, decode: Decode | None = None, hint:
         ValueError: It holds colors, or values outside; the message says what to do.
     """
     label = opened(path)
-    values = np.array(label)
-    if values.ndim != 2:
+    values = values_of(label, decode)
+    if values is None:
         raise ValueError(
             f"{path}: expected one class index per pixel (a grayscale or palette PNG), "
             f"found colors (mode {label.mode}); "
             f"{hint or 'write the index of each pixel, not its color'}"
         )
-    values = values.astype(np.int64)
-    if decode is not None:
-        values = decode(values, path)
-    wrong = values[(values >= num_classes) & (values != IGNORE_INDEX) | (values < 0)]
+    classes = values if decode is None else decode(values, path)
+    wrong = values[(classes >= num_classes) & (classes != IGNORE_INDEX) | (classes < 0)]
     if wrong.size:
-        found = ", ".join(str(value) for value in np.unique(wrong)[:5])
+        expected = f"labels 0..{num_classes - 1} or {IGNORE_INDEX} (ignored)"
+        if isinstance(decode, Encoding):
+            expected = f"values that {'palette' if decode.colors else 'mask_values'} names"
         raise ValueError(
-            f"{path}: expected labels 0..{num_classes - 1} or {IGNORE_INDEX} (ignored), found {found} "
+            f"{path}: expected {expected}, found {value_names(np.unique(wrong).tolist(), decode)} "
             f"in {wrong.size} pixels" + (f"; {hint}" if hint else "")
         )
-    return Image.fromarray(values.astype(np.uint8))
+    return Image.fromarray(classes.astype(np.uint8))

@@ -9,6 +9,7 @@ import numpy as np
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import SegmentationData
 from brpg_lib.examples.training.data.folder import reduction
+from brpg_lib.examples.training.data.judgement import judged
 from brpg_lib.examples.training.data.pairs import Pair, PairDataset
 
 CLASS_NAMES = ("cat", "dog", "background")
@@ -61,7 +62,7 @@ def load_pets(
         PairDataset(pairs(names, labels), len(CLASS_NAMES), short_side, decode)
         for names, labels in ((order if all_labels else order[:count], True), (order[count:], False), (test, True))
     )
-    labeled.check()
+    masks = judged(base, labeled, tested, CLASS_NAMES)
     return SegmentationData(
         labeled=labeled,
         unlabeled=unlabeled,
@@ -71,6 +72,7 @@ def load_pets(
         scale=(0.5, 2.0),
         description=f"Oxford-IIIT Pet, {count} of {len(order)} training images labeled (seed {seed})"
         + reduction(short_side),
+        masks=masks,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import brpg_lib
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import SegmentationData
 from brpg_lib.examples.training.recipe import Recipe
-from brpg_lib.examples.training.reports.pictures import class_colors, paint, smoothed
+from brpg_lib.examples.training.reports.pictures import colors_of, paint, smoothed
 from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
@@ -39,6 +40,8 @@ COLORS = {"labels": "black", "unlabeled": "tab:orange", "head": "tab:blue", "pro
 PAGES = METRICS, PICTURE = "metrics.json", "report.png"
 FIXED, BROKEN, BOTH_WRONG = "#1a9850", "#d73027", "#e0e0e0"
 EXAMPLES = 6
+LINE = 150
+"""Letters of a headline's line."""
 SCORES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 
 
@@ -139,8 +142,9 @@ def draw(results: Results, recipe: Recipe, data: SegmentationData, metrics: dict
     figure = plt.figure(figsize=(18, 13), layout="constrained")
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(1.3, 1)))
     said = "\n".join(verdict(metrics)[:-1])
-    figure.suptitle(f"{recipe.framework} on {data.description}, seed {recipe.seed}\n{said}", fontsize=13)
-    palette = class_colors(len(data.class_names))
+    headline = textwrap.fill(f"{recipe.framework} on {data.description}, seed {recipe.seed}", LINE)
+    figure.suptitle(f"{headline}\n{said}", fontsize=13)
+    palette = colors_of(data)
     draw_examples(top, results, data, palette)
     curves, classes, space = bottom.subplots(1, 3, width_ratios=(1.1, 0.9, 1.2))
     draw_losses(curves, results)

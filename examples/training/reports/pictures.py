@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
+from brpg_lib.examples.training.data.batches import SegmentationData
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -18,6 +19,13 @@ def class_colors(count: int) -> np.ndarray:
     distinct = [tuple(c) for c in (*first[::2], *first[1::2], *second) if max(c) - min(c) > 0.05]
     colors = [(0.25, 0.25, 0.25), *(distinct[i % len(distinct)] for i in range(count - 1))]
     return np.array([*colors, (1.0, 1.0, 1.0)])
+
+
+def colors_of(data: SegmentationData) -> np.ndarray:
+    """``(C + 1, 3)``: the colors of a dataset's classes, its own if it has some, then white for ignored pixels."""
+    if not data.colors:
+        return class_colors(len(data.class_names))
+    return np.concatenate([np.array(data.colors) / 255, np.ones((1, 3))])
 
 
 def paint(label: Tensor, palette: np.ndarray) -> np.ndarray:

@@ -64,12 +64,16 @@ class Pages:
         folder: Where to write.
         class_names: One per class.
         compares: Whether there are prototypes to compare the network with.
+        colors: ``(r, g, b)`` of each class; none for distinct ones.
     """
 
-    def __init__(self, folder: Path, class_names: Sequence[str], compares: bool) -> None:
+    def __init__(
+        self, folder: Path, class_names: Sequence[str], compares: bool, colors: Sequence[tuple[int, int, int]] = ()
+    ) -> None:
         self.folder, self.class_names, self.compares = folder, class_names, compares
         self.columns = (*FIXED, *(f"share {name}" for name in class_names))
-        self.colors = (255 * class_colors(len(class_names))[:-1]).round().astype(np.uint8)
+        distinct = (255 * class_colors(len(class_names))[:-1]).round()
+        self.colors = np.array(colors or distinct).astype(np.uint8)
 
     def files(self, name: str) -> dict[str, Path]:
         """What is written for an image, by kind."""

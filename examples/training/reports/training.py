@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from matplotlib.figure import Figure
 
 from brpg_lib.examples.training.evaluation import classes_of
 from brpg_lib.examples.training.loop import Run
-from brpg_lib.examples.training.reports.pictures import class_colors, paint
+from brpg_lib.examples.training.reports.pictures import colors_of, paint
 
 EXAMPLES = 4
+LINE = 130
+"""Letters of a headline's line."""
 
 
 def draw(run: Run) -> Figure:
@@ -23,7 +26,7 @@ def draw(run: Run) -> Figure:
     final = run.record.validations[-1]
     head = "without" if run.trainer.head is None else "with"
     figure.suptitle(
-        f"{run.recipe.framework} {head} the head, {run.data.description}\n"
+        textwrap.fill(f"{run.recipe.framework} {head} the head, {run.data.description}", LINE) + "\n"
         f"mIoU {final['miou']:.2f}, boundary IoU {final['boundary_miou']:.2f}",
         fontsize=13,
     )
@@ -64,7 +67,7 @@ def _draw_classes(axis: Axes, final: dict[str, Any]) -> None:
 def _draw_examples(figure: Any, run: Run) -> None:
     """From equal parts of the test set, an image each: itself, the truth, the prediction."""
     model = run.trainer.eval().average
-    palette = class_colors(len(run.data.class_names))
+    palette = colors_of(run.data)
     chosen = np.linspace(0, len(run.test) - 1, min(EXAMPLES, len(run.test))).round().astype(int).tolist()
     grid = figure.subplots(3, len(chosen), squeeze=False)
     for place, (column, index) in enumerate(zip(grid.T, chosen, strict=True)):
