@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import nn
 
 from brpg_lib.ranks.agreement import require_same_everywhere
 from brpg_lib.ranks.collectives import all_reduce_sum, gather_rows, rank, world_size
 from brpg_lib.state import StateModule
 
-__all__ = ["all_reduce_sum", "gather_rows", "keep_out_of_ddp", "rank", "require_same_everywhere", "world_size"]
+__all__ = [
+    "all_reduce_sum",
+    "gather_rows",
+    "keep_out_of_ddp",
+    "rank",
+    "require_same_everywhere",
+    "sized_as_saved",
+    "world_size",
+]
 
 
 def keep_out_of_ddp(model: nn.Module) -> None:
@@ -28,3 +41,39 @@ def keep_out_of_ddp(model: nn.Module) -> None:
     }
     ignored = names | set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, sorted(ignored))
+
+
+def sized_as_saved(state: Mapping[str, Any], checkpoint: str | os.PathLike[str] | Any) -> dict[str, Any]:
+    """A state dict into which ``torch.distributed.checkpoint`` can load one with a head in it.
+
+    It loads into tensors that are there, and those of a head are as large as what the head holds at the time: a
+    checkpoint's queues are longer or shorter than those of a new head. ::
+
+        state = sized_as_saved({"model": model.state_dict()}, folder)
+        dcp.load(state, checkpoint_id=folder)
+        model.load_state_dict(state["model"])
+
+    Args:
+        state: As it would be given to ``dcp.load``; it may be nested.
+        checkpoint: Folder of the checkpoint, or a ``torch.distributed.checkpoint.StorageReader``.
+
+    Returns:
+        The same with new tensors where the checkpoint's have other sizes. Sharded ones are never changed.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    reader = FileSystemReader(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
+    found = reader.read_metadata().state_dict_metadata
+
+    def sized(value: Any, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: sized(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()}
+        saved = found.get(name)
+        plain = type(value) is torch.Tensor and isinstance(saved, TensorStorageMetadata)
+        if not plain or saved.size == value.shape:
+            return value
+        return torch.zeros(saved.size, dtype=saved.properties.dtype, device=value.device)
+
+    fitting: dict[str, Any] = sized(state, "")
+    return fitting
