@@ -60,7 +60,7 @@ def sized_as_saved(state: Mapping[str, Any], checkpoint: str | os.PathLike[str] 
     Returns:
         The same with new tensors where the checkpoint's have other sizes. Sharded ones are never changed.
     """
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     reader = FileSystemReader(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
@@ -70,8 +70,9 @@ def sized_as_saved(state: Mapping[str, Any], checkpoint: str | os.PathLike[str] 
         if isinstance(value, Mapping):
             return {key: sized(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()}
         saved = found.get(name)
-        plain = type(value) is torch.Tensor and isinstance(saved, TensorStorageMetadata)
-        if not plain or saved.size == value.shape:
+        if type(value) is not torch.Tensor or not isinstance(saved, TensorStorageMetadata):
+            return value
+        if saved.size == value.shape:
             return value
         return torch.zeros(saved.size, dtype=saved.properties.dtype, device=value.device)
 
