@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from brpg_lib import FeatureTap
+from brpg_lib.layers import WRAPPERS
 
 
 class Net(nn.Module):
@@ -193,14 +194,18 @@ class Checkpointed(Net):
 
 def gradients(net: nn.Module, path: str, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Features of two steps, and the gradient of a loss of both features and logits in the second."""
-    net.zero_grad()
     with FeatureTap(net, path) as tap:
         for _ in range(2):
+            net.zero_grad()
             out = net(x)
             (features,) = tap.take(1)
-            net.zero_grad()
             (out.square().mean() + features.square().sum()).backward()
-    return features.detach(), [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    found = {bare(name): p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    return features.detach(), [found[name] for name in sorted(found)]
+
+
+def bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def test_under_checkpointing_the_repeated_call_does_not_count(net: Net) -> None:
@@ -381,12 +386,37 @@ def test_dataparallel_on_the_cpu_and_in_another_module(net: Net) -> None:
     assert_close(gradients(nn.Sequential(nn.DataParallel(net)), "0.fuse", X), gradients(net, "fuse", X))
 
 
-def test_ddp(net: Net) -> None:
-    expected = gradients(net, "fuse", X)
+def in_ddp(net: Net) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(net)
+
+
+def in_fsdp(net: Net) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    options = {"device_id": torch.device("cpu"), "use_orig_params": True}
+    net.fuse = FullyShardedDataParallel(net.fuse, **options)
+    return FullyShardedDataParallel(net, **options)
+
+
+def in_fsdp2(net: Net) -> nn.Module:
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("this torch has no fully_shard yet")
+    mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+    fsdp.fully_shard(net.fuse, mesh=mesh)
+    return fsdp.fully_shard(net, mesh=mesh)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use")
+@pytest.mark.parametrize("wrap", [in_ddp, in_fsdp, in_fsdp2])
+@pytest.mark.parametrize("path", ["fuse", "fuse.2", "backbone"])
+def test_wrapped_for_several_processes(net: Net, wrap: Any, path: str) -> None:
+    features, expected = gradients(net, path, X)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        net.pair.requires_grad_(False)
-        assert_close(gradients(nn.parallel.DistributedDataParallel(net), "fuse", X), expected)
+        found, own = gradients(wrap(net), path, X)
+        assert_close(found, features)
+        assert_close([g.full_tensor() if hasattr(g, "full_tensor") else g for g in own], expected)
     finally:
         dist.destroy_process_group()
 
