@@ -39,16 +39,12 @@ class Segmenter(nn.Module):
         return getattr(self.head.bank, self.answer)(features)
 
 
-@pytest.fixture(params=["logits", "similarity", "classify"])
-def network(request: pytest.FixtureRequest) -> Segmenter:
-    return Segmenter(request.param).eval()
-
-
-@pytest.fixture(params=["grad", "no_grad"])
-def mode(request: pytest.FixtureRequest) -> Iterator[None]:
-    """People export in either."""
-    with torch.set_grad_enabled(request.param == "grad"):
-        yield
+@pytest.fixture(params=["logits-grad", "similarity-grad", "similarity-no_grad", "classify-grad"])
+def network(request: pytest.FixtureRequest) -> Iterator[Segmenter]:
+    """People export with gradients on or off."""
+    answer, mode = request.param.split("-")
+    with torch.set_grad_enabled(mode == "grad"):
+        yield Segmenter(answer).eval()
 
 
 def answers(file: Path, images: Tensor) -> list[Tensor]:
@@ -61,7 +57,7 @@ def answers(file: Path, images: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dynamo", [False, True])
-def test_onnx(network: Segmenter, mode: None, dynamo: bool, tmp_path: Path) -> None:
+def test_onnx(network: Segmenter, dynamo: bool, tmp_path: Path) -> None:
     if dynamo:
         pytest.importorskip("onnxscript")
     before = state(network)
@@ -80,7 +76,7 @@ def test_onnx(network: Segmenter, mode: None, dynamo: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_torch_export(network: Segmenter, mode: None, strict: bool) -> None:
+def test_torch_export(network: Segmenter, strict: bool) -> None:
     program = torch.export.export(network, (IMAGES,), strict=strict, dynamic_shapes={"images": SIZES})
     file = io.BytesIO()
     torch.export.save(program, file)
@@ -90,7 +86,7 @@ def test_torch_export(network: Segmenter, mode: None, strict: bool) -> None:
         assert torch.equal(loaded(images), network(images))
 
 
-def test_torch_jit_trace(network: Segmenter, mode: None) -> None:
+def test_torch_jit_trace(network: Segmenter) -> None:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

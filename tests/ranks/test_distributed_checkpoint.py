@@ -65,8 +65,10 @@ def loading(index: int, ranks: int, folder: Path, before: int) -> None:
     train(model, range(found["steps"], found["steps"] + 2))
 
 
-@pytest.mark.parametrize(("save", "load"), [(2, 1), (1, 2)])
-@pytest.mark.parametrize(("steps", "before"), [(2, 0), (7, 3)])  # while samples are collected; later
+@pytest.mark.parametrize(
+    ("save", "load", "steps", "before"),
+    [(2, 1, 2, 0), (1, 2, 7, 3)],  # while samples are collected; later, into a head that holds something
+)
 def test_saved_by_some_and_loaded_by_others(save: int, load: int, steps: int, before: int, tmp_path: Path) -> None:
     saved, *others = on_ranks(saving, save, tmp_path, steps)
     for found in on_ranks(loading, load, tmp_path, before):
