@@ -120,6 +120,7 @@ def train(folder: Path, stop: int = STEPS, resume: bool = False) -> PrototypeHea
         logging_steps=STEPS // 8,
         report_to=["tensorboard"],
         remove_unused_columns=False,  # such as the views
+        ddp_find_unused_parameters=False,  # those of the projection are used, if not in the model's forward pass
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )

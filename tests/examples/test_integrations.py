@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from builders import learning_head, same, state, step
 from torch import Tensor
 
 from brpg_lib import ProjectionHead, PrototypeHead
+from brpg_lib.checkpoint import unpack
 from brpg_lib.examples import loggers
 from brpg_lib.output import METRICS
 
@@ -148,6 +151,35 @@ def test_its_evaluation_is_without_the_head(tmp_path: Path) -> None:
     scores = trainer.evaluate(example.DigitViews(4))
     assert scores["eval_loss"] > 0
     assert head.iteration == iteration
+
+
+# --- Several processes ------------------------------------------------------------------------------------------------
+
+RANK = """
+import importlib, os, pathlib, sys, torch
+example, folder, steps, options = importlib.import_module(sys.argv[1]), pathlib.Path(sys.argv[2]), *eval(sys.argv[3])
+torch.set_num_threads(1)
+example.STEPS = steps
+torch.save(example.train(folder, **options).state_dict(), folder / f"rank{os.environ['RANK']}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "steps", "options", "iterations"),
+    [("lightning_unchanged", 4, {"devices": 2}, 16), ("hf_trainer", 16, {"stop": 16}, 16)],
+)
+def test_two_processes_agree(name: str, steps: int, options: dict[str, int], iterations: int, tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = [str(tmp_path / "rank.py"), f"brpg_lib.examples.{name}", str(tmp_path), repr((steps, options))]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*torchrun, *arguments], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert unpack(one["_extra_state"])["iteration"] == iterations
+    assert one["bank.mask"].any()
+    assert same(one, two)
 
 
 # --- Loggers ----------------------------------------------------------------------------------------------------------
