@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.utils.hooks import RemovableHandle
 
+from brpg_lib.calls import in_backward_pass, is_replica
 from brpg_lib.layers import layer_of, parallel_around
 from brpg_lib.validation import require_instance, require_integer
 
@@ -147,8 +148,8 @@ class FeatureTap:
             if output.requires_grad == self.grad:
                 self._keep(output, None)  # compiled graphs count versions their own way, and overwrite nothing
             return
-        if torch._C._current_graph_task_id() != -1:
-            return  # repeated in the backward pass
+        if in_backward_pass():
+            return  # it was called before
         if output.requires_grad != self.grad:
             if self.grad and not torch.is_grad_enabled() and _in_custom_function():
                 raise RuntimeError(
@@ -157,7 +158,7 @@ class FeatureTap:
                     "outside that part"
                 )
             self._others += 1
-        elif not getattr(layer, "_is_replica", False):
+        elif not is_replica(layer):
             self._keep(output, output._version)
         elif self._parallel is None:
             raise RuntimeError(

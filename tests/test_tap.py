@@ -460,13 +460,13 @@ def test_compiled_code_sees_taps_come_and_go(net: Net, in_place: bool) -> None:
             first.take(1)
 
 
-def test_code_compiled_before_the_tap_was_made_is_told_of(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_compiled_before_the_tap_was_made_is_told_of(net: Net) -> None:
     import torch._dynamo
 
     torch.compiler.reset()
-    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)  # as it is before there are taps
     compiled = torch.compile(net, backend="eager")
-    compiled(X)
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):  # as it is before there are taps
+        compiled(X)
     with FeatureTap(compiled, "fuse") as tap:
         compiled(X)
         with pytest.raises(RuntimeError, match=r"saw 0; .*torch\.compiler\.reset\(\)"):
