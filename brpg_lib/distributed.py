@@ -47,11 +47,17 @@ def sized_as_saved(state: Mapping[str, Any], checkpoint: str | os.PathLike[str] 
     """A state dict into which ``torch.distributed.checkpoint`` can load one with a head in it.
 
     It loads into tensors that are there, and those of a head are as large as what the head holds at the time: a
-    checkpoint's queues are longer or shorter than those of a new head. ::
+    checkpoint's queues are longer or shorter than those of a new head.
 
-        state = sized_as_saved({"model": model.state_dict()}, folder)
-        dcp.load(state, checkpoint_id=folder)
-        model.load_state_dict(state["model"])
+    >>> import tempfile
+    >>> import torch.distributed.checkpoint as dcp
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = dcp.save({"model": {"rows": torch.ones(3, 2)}}, checkpoint_id=folder.name, no_dist=True)
+    >>> state = sized_as_saved({"model": {"rows": torch.zeros(0, 2)}}, folder.name)
+    >>> dcp.load(state, checkpoint_id=folder.name, no_dist=True)
+    >>> state["model"]["rows"].shape  # now model.load_state_dict(state["model"])
+    torch.Size([3, 2])
+    >>> folder.cleanup()
 
     Args:
         state: As it would be given to ``dcp.load``; it may be nested.
