@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch, check_step
+from brpg_lib.calls import require_lasting_call
 from brpg_lib.cluster.generation import new_generation
 from brpg_lib.collect.step import classes_in, collect
 from brpg_lib.graphs import GraphedHead
@@ -79,7 +80,11 @@ class PrototypeHead(HeadState):
         Raises:
             ValueError: A batch does not fit the head, or the ranks of a training disagree; nothing was changed. (On
                 CUDA, ranks that get out of step in the learn phase are noticed within a hundred eager calls.)
+            RuntimeError: It is called where its state would be lost, or change twice: in a part that nn.DataParallel
+                replicates, or in the backward pass by torch.utils.checkpoint.
         """
+        if self.training:
+            require_lasting_call(self)
         if iteration is not None:
             require_integer("iteration", iteration, 0, MAX_COUNT)
         if self.training and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,16 @@ from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
-from brpg_lib import BRPGConfig, FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
+from brpg_lib import (
+    BRPGConfig,
+    FeatureTap,
+    HeadOutput,
+    LabeledBatch,
+    ProjectionHead,
+    PrototypeHead,
+    Schedule,
+    UnlabeledBatch,
+)
 from brpg_lib.examples.training.data.digits import CLASS_NAMES
 from brpg_lib.examples.training.data.loaders import digit_loader
 
@@ -37,17 +46,25 @@ def self_training_loss(labeled: Tensor, labels: Tensor, weak: Tensor, strong: Te
     return F.cross_entropy(labeled, labels) + consistency.mean(), pseudo, confidence
 
 
-def train(steps: int) -> PrototypeHead:
-    """Trains and prints the losses."""
+def on(device: str | torch.device, loader: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
+    """The batches of a loader, on a device."""
+    for batch in loader:
+        yield [part.to(device, non_blocking=True) for part in batch]
+
+
+def train(
+    steps: int, device: str | torch.device = "cpu", log: Callable[[HeadOutput, int], None] | None = None
+) -> PrototypeHead:
+    """Trains and prints the losses, and hands every tenth output of the head and its step to ``log``."""
     torch.manual_seed(0)
-    model = small_fcn()
-    projection = ProjectionHead(in_channels=16, feature_dim=32)  # BRPG
+    model = small_fcn().to(device)
+    projection = ProjectionHead(in_channels=16, feature_dim=32).to(device)  # BRPG
     schedule = Schedule(warmup=steps // 2, collect=steps // 5, total=steps)  # BRPG
-    head = PrototypeHead(len(CLASS_NAMES), feature_dim=32, schedule=schedule, config=CONFIG)  # BRPG
+    head = PrototypeHead(len(CLASS_NAMES), feature_dim=32, schedule=schedule, config=CONFIG).to(device)  # BRPG
     optimizer = torch.optim.AdamW([*model.parameters(), *projection.parameters()], lr=2e-3)  # BRPG: projection
 
     with FeatureTap(model, "classifier.2") as feature_tap, FeatureTap(model, "classifier") as logit_tap:  # BRPG
-        for step, (images, labels, weak, strong) in enumerate(digit_loader(steps), 1):
+        for step, (images, labels, weak, strong) in enumerate(on(device, digit_loader(steps)), 1):
             pred, pred_weak, pred_strong = model(torch.cat((images, weak, strong)))["out"].chunk(3)
             loss, pseudo, confidence = self_training_loss(pred, labels, pred_weak, pred_strong)
 
@@ -70,6 +87,8 @@ def train(steps: int) -> PrototypeHead:
             optimizer.step()
             if step % 10 == 0:
                 print(f"step {step:3d}  {out.phase.value:7s}  loss {loss.item():.3f}  prototype {out.loss.item():.3f}")
+                if log is not None:
+                    log(out, step)
     return head
 
 
@@ -83,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # more only wait for each other in so small a network
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=120)
-    print(summary(train(parser.parse_args(argv).steps)))
+    parser.add_argument("--device", default="cpu")
+    print(summary(train(**vars(parser.parse_args(argv)))))
 
 
 if __name__ == "__main__":

@@ -13,26 +13,26 @@ from brpg_lib.examples.training.networks.compact import CompactNet
 STEPS, BATCH = 150, 8
 
 
-def main() -> None:
+def main(device: str | torch.device = "cpu") -> None:
     """Trains for less than a minute and prints the losses."""
     torch.set_num_threads(1)  # more only wait for each other in so small a network
     torch.manual_seed(0)
     num_classes = len(CLASS_NAMES)
-    images, labels = (torch.stack(x) for x in zip(*DigitScenes("labeled", 64), strict=True))
-    unlabeled_images, _ = (torch.stack(x) for x in zip(*DigitScenes("unlabeled", 64), strict=True))
+    images, labels = (torch.stack(x).to(device) for x in zip(*DigitScenes("labeled", 64), strict=True))
+    unlabeled_images, _ = (torch.stack(x).to(device) for x in zip(*DigitScenes("unlabeled", 64), strict=True))
 
-    model = CompactNet(num_classes, feature_dim=32, width=16)  # ends in a classifier and a ProjectionHead
+    model = CompactNet(num_classes, feature_dim=32, width=16).to(device)  # ends in a classifier and a ProjectionHead
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
     head = PrototypeHead(
         num_classes,
         feature_dim=32,
         schedule=Schedule(warmup=STEPS // 2, collect=STEPS // 5, total=STEPS),
         config=BRPGConfig(queue_size=1000, grid_size=16, loss_weight=0.1),
-    )
+    ).to(device)
 
     for step in range(STEPS):
-        chosen = torch.randint(len(images), (BATCH,))
-        weak = to_float(unlabeled_images[torch.randint(len(unlabeled_images), (BATCH,))])
+        chosen = torch.randint(len(images), (BATCH,), device=device)
+        weak = to_float(unlabeled_images[torch.randint(len(unlabeled_images), (BATCH,), device=device)])
         strong = weak + 0.3 * torch.randn_like(weak)
 
         labeled, unlabeled = model(to_float(images[chosen]), features=BATCH), model(strong, features=BATCH)

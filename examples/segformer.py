@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from brpg_lib import FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
-from brpg_lib.examples.own_trainer import CONFIG, self_training_loss, summary
+from brpg_lib.examples.own_trainer import CONFIG, on, self_training_loss, summary
 from brpg_lib.examples.training.data.digits import CLASS_NAMES
 from brpg_lib.examples.training.data.loaders import digit_loader
 
@@ -37,18 +37,18 @@ def enlarge(logits: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(logits, like.shape[-2:], mode="bilinear")
 
 
-def train(steps: int) -> PrototypeHead:
+def train(steps: int, device: str | torch.device = "cpu") -> PrototypeHead:
     """Trains and prints the losses."""
     torch.manual_seed(0)
-    model, projection = small_segformer(), ProjectionHead(in_channels=64, feature_dim=32)
+    model, projection = small_segformer().to(device), ProjectionHead(in_channels=64, feature_dim=32).to(device)
     average = get_ema_multi_avg_fn(0.95)
     teacher, teacher_projection = (AveragedModel(m, multi_avg_fn=average).eval() for m in (model, projection))
     optimizer = torch.optim.AdamW([*model.parameters(), *projection.parameters()], lr=2e-3)
     schedule = Schedule(warmup=steps // 2, collect=steps // 5, total=steps)
-    head = PrototypeHead(len(CLASS_NAMES), feature_dim=32, schedule=schedule, config=CONFIG)
+    head = PrototypeHead(len(CLASS_NAMES), feature_dim=32, schedule=schedule, config=CONFIG).to(device)
 
     with FeatureTap(model, LAYER) as tap, FeatureTap(teacher, LAYER, grad=False) as teacher_tap:
-        for step, (images, labels, weak, strong) in enumerate(digit_loader(steps), 1):
+        for step, (images, labels, weak, strong) in enumerate(on(device, digit_loader(steps)), 1):
             with torch.no_grad():
                 logits_weak = teacher(weak).logits
                 features_weak = teacher_projection(teacher_tap.take(1)[0])
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # more only wait for each other in so small a network
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=180)
-    print(summary(train(parser.parse_args(argv).steps)))
+    parser.add_argument("--device", default="cpu")
+    print(summary(train(**vars(parser.parse_args(argv)))))
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def test_nothing_else_of_the_checkout_is_a_subpackage(name: str, tmp_path: Path)
 
 
 LEVELS = (
-    ("version", "beside", "files", "notices", "validation"),
-    ("fields", "config", "schedule", "state"),
+    ("version", "beside", "files", "notices", "validation", "calls"),
+    ("fields", "config", "schedule", "state", "layers"),
     ("output", "batches", "checkpoint", "kernels", "ranks"),
     ("collect",),
     ("cluster",),

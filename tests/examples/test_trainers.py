@@ -19,7 +19,12 @@ from brpg_lib import PrototypeHead
 from brpg_lib.checkpoint import unpack
 
 LINE = re.compile(r"step +(\d+)  (\w+) +loss (\S+)  prototype (\S+)")
-NEEDS = {"segformer": "transformers", "accelerate_trainer": "accelerate", "lightning_module": "lightning"}
+NEEDS = {
+    "segformer": "transformers",
+    "smp_unet": "segmentation_models_pytorch",
+    "accelerate_trainer": "accelerate",
+    "lightning_module": "lightning",
+}
 
 RANK = """
 import importlib, os, pathlib, sys, torch
@@ -57,7 +62,7 @@ def same_state(one: PrototypeHead, two: PrototypeHead) -> bool:
     return same(one.state_dict(), two.state_dict())
 
 
-@pytest.mark.parametrize(("name", "steps"), [("own_trainer", 50), ("segformer", 50)])
+@pytest.mark.parametrize(("name", "steps"), [("own_trainer", 50), ("segformer", 50), ("smp_unet", 30)])
 def test_plain_loop(name: str, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
     example(name).main(["--steps", str(steps)])
     check_output(capsys.readouterr().out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import fresh, gradients, head, labeled, state, unlabeled
+from builders import fresh, gradients, head, labeled, set_prototypes, state, unlabeled
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -229,6 +229,17 @@ def test_where_plain_torch_has_to_do(device: str, deterministic: bool, monkeypat
     assert fused.kernels_for(torch.device("cuda"), 256, 21, 6) is fused.load()
     for sizes in ((2048, 21, 6), (256, 5000, 6), (1024, 21, 40)):
         assert fused.kernels_for(torch.device("cuda"), *sizes) is None
+
+
+def test_a_second_derivative_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kernels(monkeypatch, True)
+    first, second = labeled().to(DEVICE), unlabeled().to(DEVICE)
+    module = head(warmup=0, collect=0).to(DEVICE)
+    set_prototypes(module)
+    out = module(fresh(first, logits=None), second)
+    with pytest.raises(RuntimeError, match=r"create_graph=True .* torch\.use_deterministic_algorithms\(True\)"):
+        torch.autograd.grad(out.loss, second.features, create_graph=True)
+    module(fresh(first, logits=None), fresh(second)).loss.backward()
 
 
 def test_kernels_that_fail_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:

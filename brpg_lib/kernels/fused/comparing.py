@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from brpg_lib.kernels.fused.once import once
 from brpg_lib.kernels.fused.reading import Read
 
 POINTS = 32
@@ -85,7 +85,7 @@ class _Compare(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         features, inverse, classes, directions, exists, cosine = ctx.saved_tensors
         toward, along = torch.empty_like(cosine), torch.empty_like(inverse)

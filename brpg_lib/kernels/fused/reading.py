@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from brpg_lib.kernels.fused.once import once
 from brpg_lib.kernels.vectors import MAX_NORM, MIN_NORM
 
 TILE = 2048
@@ -94,7 +94,7 @@ class _ReadPoints(torch.autograd.Function):
         return features, inverse, classes, dropped
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradient.contiguous()
         found: list[Tensor | None] = []

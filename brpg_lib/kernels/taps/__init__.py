@@ -120,7 +120,17 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return _spread(gradient, *ctx.saved_tensors, ctx.size, ctx.dtype, ctx.by_channel), None, None, None
 
 
+def _remember_places(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:4])
+
+
+def _backward_of_spread(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """What a gradient of the gradient takes: the same taps."""
+    return weighted_taps(gradient, *ctx.saved_tensors), None, None, None, None, None, None
+
+
 weighted_taps.register_autograd(_backward, setup_context=_remember)
+_spread.register_autograd(_backward_of_spread, setup_context=_remember_places)
 
 
 def _per_image(image: Tensor, num_images: int) -> Iterator[tuple[int, slice | Tensor]]:
