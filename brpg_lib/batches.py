@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from brpg_lib.validation import can_read, describe, require, require_instance, require_tensor
+from brpg_lib.forms import labels_of, maps_of_tokens, pixels_of, require_grid, two_classes, without_ignored
+from brpg_lib.validation import can_read, describe, require, require_tensor
 
 BatchT = TypeVar("BatchT", bound="Batch")
 
@@ -22,6 +23,9 @@ FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class Batch:
     """What both kinds of batches can do."""
 
+    features: Tensor
+    grid: tuple[int, ...] | None
+
     def to(self: BatchT, device: str | torch.device, non_blocking: bool = False) -> BatchT:
         """The same batch on a device.
 
@@ -32,9 +36,27 @@ class Batch:
         fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
         values = {field.name: getattr(self, field.name) for field in fields}
         moved = {
-            name: value.to(device, non_blocking=non_blocking) for name, value in values.items() if value is not None
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
         }
         return type(self)(**(values | moved))
+
+    def _bring_into_form(self, name: str, maps: Sequence[str], labels: str, pixels: Sequence[str]) -> None:
+        """Take tokens and masks in the forms that people have them in.
+
+        Args:
+            name: Of the batch, in messages.
+            maps: Names of the fields with features or logits, features first.
+            labels: Name of the field with labels.
+            pixels: Names of the other fields that have no channels, each with the maps that it belongs to.
+        """
+        grid = require_grid(f"{name}.grid", self.grid)
+        for field in maps:
+            object.__setattr__(self, field, maps_of_tokens(f"{name}.{field}", getattr(self, field), grid))
+        object.__setattr__(self, labels, labels_of(getattr(self, labels), self.features))
+        for field in pixels:
+            object.__setattr__(self, field, pixels_of(getattr(self, field), self.features))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,10 +68,14 @@ class LabeledBatch(Batch):
     torch.Size([2, 17, 17])
 
     Attributes:
-        features: ``(B, D, h, w)`` floating point, from the representation branch, with gradient.
-        logits: ``(B, C, h, w)`` floating point, at the resolution of the features. Needed where pixels are sampled
-            (the collect phase); ``None`` elsewhere.
-        labels: ``(B, H, W)`` integers at image resolution: class indices or the ignore index.
+        features: ``(B, D, h, w)`` floating point, from the representation branch, with gradient; volumes are
+            ``(B, D, d, h, w)``, and everything else has one more axis then too. Tokens ``(B, N, D)`` with ``grid``.
+        logits: ``(B, C, h, w)`` floating point, at the resolution of the features (tokens: ``(B, N, C)``); of two
+            classes, the one logit of the foreground is enough. Needed where pixels are sampled (the collect phase);
+            ``None`` elsewhere.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` integers at image resolution: class indices or the ignore index; or
+            bool for two classes.
+        grid: ``(h, w)`` of tokens, row by row; tokens before these are no pixels. ``None`` for maps.
 
     Raises:
         ValueError: A shape, dtype or device is wrong, or two fields disagree; the message names the field.
@@ -58,8 +84,10 @@ class LabeledBatch(Batch):
     features: Tensor
     labels: Tensor
     logits: Tensor | None = None
+    grid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        self._bring_into_form("labeled", ("features", "logits"), "labels", ())
         _require_map("labeled.features", self.features)
         if self.logits is not None:
             _require_logits("labeled.logits", self.logits, "labeled.features", self.features)
@@ -75,8 +103,16 @@ class LabeledBatch(Batch):
         """
         _require_channels("labeled.features", self.features, feature_dim)
         if self.logits is not None:
-            _require_channels("labeled.logits", self.logits, num_classes)
+            _require_classes("labeled.logits", self.logits, num_classes)
         _require_labels("labeled.labels", self.labels, num_classes, ignore_index)
+
+    def admitted(self, num_classes: int, ignore_index: int) -> LabeledBatch:
+        """The same with a channel of logits per class, and without labels that are ignored though a class has them."""
+        logits = None if self.logits is None else two_classes(self.logits, num_classes)
+        labels = without_ignored(self.labels, ignore_index) if 0 <= ignore_index < num_classes else self.labels
+        if logits is self.logits and labels is self.labels:
+            return self
+        return LabeledBatch(features=self.features, logits=logits, labels=labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +126,8 @@ class UnlabeledBatch(Batch):
     True
 
     Attributes:
-        features: ``(B, D, h, w)`` floating point, the student's features of the strong (CutMixed) views, with gradient.
+        features: ``(B, D, h, w)`` floating point, the student's features of the strong (CutMixed) views, with gradient;
+            volumes and tokens as in :class:`LabeledBatch`.
         pseudo_labels: ``(B, H, W)`` integers at image resolution, mixed like the views: the teacher's classes, or the
             ignore index.
         confidence: ``(B, H, W)`` floating point in [0, 1]: the teacher's probability of the pseudo label.
@@ -99,6 +136,7 @@ class UnlabeledBatch(Batch):
         weak_logits: ``(B', C, h', w')`` floating point, the teacher's logits at the resolution of ``weak_features``.
         weak_valid: ``(B', H', W')`` bool, False where a weak view shows padding instead of an image; ``None`` if it
             never does.
+        grid: ``(h, w)`` of tokens, of strong and weak views alike; ``None`` for maps.
 
     Raises:
         ValueError: A shape, dtype or device is wrong, or two fields disagree; the message names the field.
@@ -110,8 +148,11 @@ class UnlabeledBatch(Batch):
     weak_features: Tensor | None = None
     weak_logits: Tensor | None = None
     weak_valid: Tensor | None = None
+    grid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        maps = ("features", "weak_features", "weak_logits")
+        self._bring_into_form("unlabeled", maps, "pseudo_labels", ("confidence", "weak_valid"))
         _require_map("unlabeled.features", self.features)
         _require_pixels("unlabeled.pseudo_labels", self.pseudo_labels, self.features, INTEGER_DTYPES)
         _require_pixels("unlabeled.confidence", self.confidence, self.features, FLOAT_DTYPES, "a floating-point")
@@ -147,50 +188,28 @@ class UnlabeledBatch(Batch):
         _require_channels("unlabeled.features", self.features, feature_dim)
         if self.weak_features is not None and self.weak_logits is not None:
             _require_channels("unlabeled.weak_features", self.weak_features, feature_dim)
-            _require_channels("unlabeled.weak_logits", self.weak_logits, num_classes)
+            _require_classes("unlabeled.weak_logits", self.weak_logits, num_classes)
         _require_labels("unlabeled.pseudo_labels", self.pseudo_labels, num_classes, ignore_index)
         if can_read(self.confidence) and not _within(self.confidence, 0.0, 1.001):
             valid = (self.confidence >= 0) & (self.confidence <= 1.001)  # half-precision softmax may exceed 1
             _require_all("unlabeled.confidence", "values in [0, 1]", self.confidence, valid)
 
-
-def check_step(labeled: object, unlabeled: object, prototypes: Tensor, ignore_index: int, needs_logits: bool) -> None:
-    """Check the batches of a step against the prototypes that they will be compared with.
-
-    Args:
-        labeled: A :class:`LabeledBatch`.
-        unlabeled: An :class:`UnlabeledBatch` or None.
-        prototypes: ``(C, ..., D)``, on the device where the batches have to be.
-        ignore_index: Label of pixels without a class.
-        needs_logits: Whether labeled pixels are sampled.
-
-    Raises:
-        ValueError: A batch does not fit; the message names the field. Under ``torch.compile`` nothing is checked.
-    """
-    if torch.compiler.is_compiling():
-        return
-    device, num_classes, feature_dim = prototypes.device, prototypes.shape[0], prototypes.shape[-1]
-    require_instance(
-        "labeled",
-        labeled,
-        LabeledBatch,
-        "a LabeledBatch",
-    )
-    known = unlabeled is None or isinstance(unlabeled, UnlabeledBatch)
-    require(known, "unlabeled", "an UnlabeledBatch or None", type(unlabeled).__name__)
-    for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)):
-        if isinstance(batch, (LabeledBatch, UnlabeledBatch)):
-            found = batch.features.device
-            require(found == device, f"{name}.features", f"a tensor on {device}, like the module", found)
-            batch.check(num_classes, feature_dim, ignore_index)
-    if needs_logits and isinstance(labeled, LabeledBatch):
-        expected = "logits (B, C, h, w) in the collect phase"
-        require(labeled.logits is not None, "labeled.logits", expected, None)
+    def admitted(self, num_classes: int, ignore_index: int) -> UnlabeledBatch:
+        """As :meth:`LabeledBatch.admitted`."""
+        logits = None if self.weak_logits is None else two_classes(self.weak_logits, num_classes)
+        inside = 0 <= ignore_index < num_classes
+        labels = without_ignored(self.pseudo_labels, ignore_index) if inside else self.pseudo_labels
+        if logits is self.weak_logits and labels is self.pseudo_labels:
+            return self
+        return dataclasses.replace(self, weak_logits=logits, pseudo_labels=labels)
 
 
 def _require_map(field: str, value: object) -> None:
-    valid = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.numel() > 0
-    require_tensor(valid, field, "a floating-point tensor (B, D, h, w) without empty dimensions", value)
+    valid = isinstance(value, Tensor) and value.ndim in (4, 5) and value.is_floating_point() and value.numel() > 0
+    hint = ""
+    if isinstance(value, Tensor) and value.ndim == 3:
+        hint = "; for tokens (B, N, D), give the batch grid=(h, w)"
+    require_tensor(valid, field, f"a floating-point tensor (B, D, h, w) without empty dimensions{hint}", value)
 
 
 def _require_logits(field: str, logits: object, features_field: str, features: Tensor) -> None:
@@ -208,17 +227,27 @@ def _require_same(field: str, value: Tensor, other_field: str, other: Tensor, ke
 def _require_pixels(
     field: str, value: object, features: Tensor, dtypes: tuple[torch.dtype, ...], kind: str = "an integer"
 ) -> None:
-    """Require a ``(B, H, W)`` tensor of one of ``dtypes`` beside ``features``."""
-    valid = isinstance(value, Tensor) and value.ndim == 3 and value.numel() > 0
+    """Require a ``(B, H, W)`` tensor of one of ``dtypes`` beside ``features``, of a volume ``(B, D, H, W)``."""
+    valid = isinstance(value, Tensor) and value.ndim == features.ndim - 1 and value.numel() > 0
     if valid:
         assert isinstance(value, Tensor)
         valid = value.dtype in dtypes and value.shape[0] == features.shape[0] and value.device == features.device
-    expected = f"{kind} tensor ({features.shape[0]}, H, W) on {features.device}, like the features"
+    axes = "H, W" if features.ndim == 4 else "D, H, W"
+    hint = ""
+    if isinstance(value, Tensor) and value.is_floating_point() and torch.float32 not in dtypes:
+        hint = "; soft labels: take their argmax(dim=1), and ignore_index where they are unsure"
+    expected = f"{kind} tensor ({features.shape[0]}, {axes}) on {features.device}, like the features{hint}"
     require_tensor(valid, field, expected, value)
 
 
 def _require_channels(field: str, value: Tensor, channels: int) -> None:
     require_tensor(value.shape[1] == channels, field, f"{channels} channels in dimension 1", value)
+
+
+def _require_classes(field: str, logits: Tensor, num_classes: int) -> None:
+    one = num_classes == 2 and logits.shape[1] == 1
+    expected = f"{num_classes} channels in dimension 1, one per class{', or 1' * (num_classes == 2)}"
+    require_tensor(one or logits.shape[1] == num_classes, field, expected, logits)
 
 
 def _require_labels(field: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:

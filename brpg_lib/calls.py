@@ -28,6 +28,8 @@ def require_lasting_call(module: nn.Module) -> None:
             f"{name}: expected a call outside of nn.DataParallel, found one of a replica, whose state would be lost: "
             "return the features and logits, and call it with what nn.DataParallel gives back"
         )
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{name}: cannot be trained in torch.inference_mode(); call its eval() first")
     if in_backward_pass():
         raise RuntimeError(
             f"{name}: expected one call per step, found one that torch.utils.checkpoint repeats in the backward pass: "

@@ -122,10 +122,7 @@ class BRPGConfig(PlainFields):
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
-        for field in ("num_prototypes", "class_adaptive", "fixed_threshold_classes"):
-            value = getattr(self, field)
-            if isinstance(value, list):  # what JSON and YAML make of a tuple
-                object.__setattr__(self, field, tuple(value))
+        self._make_plain()
         self._validate()
 
     def _validate(self) -> None:

@@ -6,13 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from brpg_lib.validation import require_known
+from brpg_lib.validation import plain, require_known
 
 Self = TypeVar("Self", bound="PlainFields")
 
 
 class PlainFields:
     """A dataclass of plain values, to and from the types of JSON and YAML."""
+
+    def _make_plain(self) -> None:
+        """Numbers of NumPy become Python's, lists of any kind tuples."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON types (tuples become lists)."""

@@ -65,7 +65,7 @@ class GraphedHead:
         loss, loss_labeled, loss_unlabeled, numbers = replay(*tensors)
         # The next replay writes to the same memory.
         metrics = dict(zip(self._names, numbers.clone().unbind(), strict=True))
-        self.head.report(metrics, Phase.LEARN, with_unlabeled=True)
+        self.head.report(metrics, Phase.LEARN, with_labeled=True, with_unlabeled=True)
         return HeadOutput(loss, loss_labeled, loss_unlabeled, Phase.LEARN, metrics)
 
     def _capture(self, tensors: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from brpg_lib.batches import LabeledBatch, UnlabeledBatch, check_step
+from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.calls import require_lasting_call
 from brpg_lib.cluster.generation import new_generation
 from brpg_lib.collect.step import classes_in, collect
+from brpg_lib.door import admit_step
 from brpg_lib.graphs import GraphedHead
 from brpg_lib.head_state import HeadState
 from brpg_lib.learn import diagnostics
@@ -65,12 +66,12 @@ class PrototypeHead(HeadState):
     __call__: Callable[..., HeadOutput]
 
     def forward(
-        self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, iteration: int | None = None
+        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None = None, *, iteration: int | None = None
     ) -> HeadOutput:
         """Do one step.
 
         Args:
-            labeled: Labeled images; ``logits`` are needed in the collect phase.
+            labeled: Labeled images; ``logits`` are needed in the collect phase. ``None`` in a step of unlabeled images.
             unlabeled: Unlabeled images, or ``None`` in a supervised step.
             iteration: ``None`` to count calls, or the trainer's own count; the next call then follows on it.
 
@@ -86,13 +87,11 @@ class PrototypeHead(HeadState):
         if self.training:
             require_lasting_call(self)
         if iteration is not None:
-            require_integer("iteration", iteration, 0, MAX_COUNT)
-        if self.training and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-            raise RuntimeError("a head cannot be trained in torch.inference_mode(); call head.eval() first")
+            iteration = require_integer("iteration", iteration, 0, MAX_COUNT)
         if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
-            check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits=False)
+            own, others = admit_step(labeled, unlabeled, self.bank.prototypes, self.ignore_index, needs_logits=False)
             now = self.timeline.clock if iteration is None else torch.full_like(self.timeline.clock, iteration)
-            output = self._step(labeled, unlabeled, Phase.LEARN, now)
+            output = self._step(own, others, Phase.LEARN, now)
             if self.training:
                 self.timeline.clock.copy_(now + 1)
         else:
@@ -100,29 +99,31 @@ class PrototypeHead(HeadState):
             decide = torch.compiler.disable(self._decide) if torch.compiler.is_compiling() else self._decide
             output = decide(labeled, unlabeled, iteration)
         if self.training:
-            self.report(output.metrics, output.phase, unlabeled is not None)
+            self.report(output.metrics, output.phase, labeled is not None, unlabeled is not None)
         return output
 
-    def _decide(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, iteration: int | None) -> HeadOutput:
+    def _decide(
+        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None, iteration: int | None
+    ) -> HeadOutput:
         """A step in which the queues may be filled or clustered."""
         current = self.iteration if iteration is None else iteration
         now = torch.full_like(self.timeline.clock, current)
         phase = self._phase_at(current)
         needs_logits = phase is Phase.COLLECT and self.training
-        check_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits)
+        own, others = admit_step(labeled, unlabeled, self.bank.prototypes, self.ignore_index, needs_logits)
         if self.training:
             until_collect = self.schedule.warmup - current if self.schedule.collect else 0
-            self._first_calls.train_call(labeled, unlabeled, current, until_collect, iteration is None, self._warnings)
-            with torch.autocast(labeled.features.device.type, enabled=False):
-                self._prepare(labeled, unlabeled, phase, current, now)
-        output = self._step(labeled, unlabeled, phase, now)
+            self._first_calls.train_call(own, others, current, until_collect, iteration is None, self._warnings)
+            with torch.autocast(own.features.device.type, enabled=False):
+                self._prepare(own, others, phase, current, now)
+        output = self._step(own, others, phase, now)
         if self.training:
             self.timeline.move_to(current + 1, self.bank, self.seen)
             if self.settled and self.queue.features.numel():  # without a clustering: all prototypes were adopted
                 self._release_queues()
             self._first_calls.watch(output.loss)
         else:
-            self._first_calls.eval_call(labeled, self._warnings)
+            self._first_calls.eval_call(own, self._warnings)
         return output
 
     def _prepare(
@@ -168,7 +169,7 @@ class PrototypeHead(HeadState):
 
     def _make_prototypes(self, among: Tensor | None) -> None:
         """Cluster the queues of all classes, or of those ``among (C,)`` that are ready."""
-        fresh = new_generation(self.queue, self.splitter, self.clusterer, self.bank, among)
+        fresh = new_generation(self.queue, self.splitter, self.clusterer, self.bank, among, self.ignored_class)
         self.idle.masked_fill_(fresh, 0)
         self._release_queues()
 
@@ -209,7 +210,7 @@ class PrototypeHead(HeadState):
             (now, self.seed, self.team.rank),
             self.bank,
             self.criterion,
-            self.config,
+            self.inner,
             shown=shown,
             confidence=self.limits.counts_of(unlabeled),
         )

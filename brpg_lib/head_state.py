@@ -16,6 +16,7 @@ from brpg_lib.cluster.splitter import AdaptiveSplitter
 from brpg_lib.collect.queue import DTYPES, FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
 from brpg_lib.config import BRPGConfig
+from brpg_lib.forms import NO_CLASS
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.limits import ClassLimits
 from brpg_lib.learn.loss import PrototypeContrastiveLoss
@@ -55,21 +56,25 @@ class HeadState(Resumable):
     ) -> None:
         super().__init__()
         config = BRPGConfig() if config is None else config
-        require_integer("num_classes", num_classes, 1)
-        require_integer("seed", seed, 0, MAX_COUNT)
+        num_classes = require_integer("num_classes", num_classes, 1)
+        seed = require_integer("seed", seed, 0, MAX_COUNT)
         require(queue_dtype in DTYPES, "queue_dtype", f"one of {DTYPES}", repr(queue_dtype))
         require_device("queue_device", queue_device)
         require_instance("schedule", schedule, Schedule, "a Schedule")
         require_instance("config", config, BRPGConfig, "a BRPGConfig")
-        ignored = config.ignore_index
-        require(not 0 <= ignored < num_classes, "config.ignore_index", f"none of the {num_classes} classes", ignored)
+        # Where a class has the index of ignored pixels, labels come in with another one for them, and it gets nothing.
+        self.ignore_index = config.ignore_index
+        self.ignored_class = config.ignore_index if 0 <= config.ignore_index < num_classes else None
+        own = config
+        if self.ignored_class is not None:
+            config = dataclasses.replace(config, ignore_index=NO_CLASS)
         queue = FeatureQueue(
             num_classes, feature_dim, **config.arguments_of(FeatureQueue), dtype=queue_dtype, device=queue_device
         )
         fits = schedule.min_rows <= queue.capacity
         require(fits, "schedule.min_rows", f"at most the {queue.capacity} rows of a queue", schedule.min_rows)
-        self.num_classes, self.feature_dim, self.seed = num_classes, feature_dim, seed
-        self.schedule, self.config = schedule, config
+        self.num_classes, self.feature_dim, self.seed = num_classes, queue.feature_dim, seed
+        self.schedule, self.config, self.inner = schedule, own, config
         self.queue = queue
         self.sampler = ConfidenceSampler(
             num_classes, **config.arguments_of(ConfidenceSampler), seed=seed, process_group=process_group
@@ -162,13 +167,14 @@ class HeadState(Resumable):
         own = self.identity() | {"schedule": dataclasses.asdict(self.schedule)} | self.progress()
         return flat(own) | {"rows": self.queue.rows.tolist()}
 
-    def report(self, metrics: Mapping[str, Tensor], phase: Phase, with_unlabeled: bool) -> None:
+    def report(self, metrics: Mapping[str, Tensor], phase: Phase, with_labeled: bool, with_unlabeled: bool) -> None:
         """Say, without waiting for it, that ranks are out of step (always) or that a step comes to little (once).
 
         Args:
             metrics: Of a step.
             phase: Of the step.
-            with_unlabeled: Whether it had unlabeled images.
+            with_labeled: Whether it had labeled images.
+            with_unlabeled: Whether it had unlabeled ones.
         """
         named = [metrics[name] for name in diagnostics.LOOKED_AT]
 
@@ -180,7 +186,7 @@ class HeadState(Resumable):
             self.team.require_in_step(found[:3] > 0)
             *numbers, missing = found[3:].tolist()
             now = dict(zip(diagnostics.LOOKED_AT, numbers, strict=True))
-            for name, counts in (("points_labeled", True), ("points_unlabeled", with_unlabeled)):
+            for name, counts in (("points_labeled", with_labeled), ("points_unlabeled", with_unlabeled)):
                 idle = phase is Phase.LEARN and counts and now["prototypes"] > 0 and now[name] == 0
                 self._without[name] = self._without[name] + self._reader.steps(self.dropped.device) if idle else 0
             for name, text in diagnostics.warnings_about(now, self._without).items():

@@ -24,7 +24,7 @@ NO_LOGITS = (
     "pixels by"
 )
 STRETCHED = (
-    "{name}: features of {size[0]} x {size[1]} and labels of {image[0]} x {image[1]} pixels differ in shape, as if the "
+    "{name}: features of {size} and labels of {image} pixels differ in shape, as if the "
     "network shrank height and width by different factors; points are read as if the features were stretched over the "
     "labels. Are the labels cropped or padded like the images?"
 )
@@ -186,8 +186,12 @@ def first_sight(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, until_c
     for name, features, labels in pairs:
         size, image = tuple(features.shape[2:]), tuple(labels.shape[1:])
         if are_stretched(size, image):
-            found["stretched"] = STRETCHED.format(name=name, size=size, image=image)
+            found["stretched"] = STRETCHED.format(name=name, size=_sizes(size), image=_sizes(image))
     return found
+
+
+def _sizes(axes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, axes))
 
 
 def are_stretched(size: tuple[int, ...], image: tuple[int, ...]) -> bool:

@@ -13,6 +13,12 @@ from brpg_lib.validation import require_integer, require_number
 PATIENCE = 100
 """Passes with gradients in which the weights may stay as they are; more than a gradient is accumulated over."""
 
+LAYERS: dict[int, tuple[Any, Any, Any]] = {
+    2: (nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d),
+    3: (nn.Conv3d, nn.BatchNorm3d, nn.Dropout3d),
+}
+"""Convolution, normalization and dropout of channels, by the number of axes."""
+
 
 class ProjectionHead(nn.Sequential):
     """Maps decoder features to the space of the prototypes, as in the paper.
@@ -27,24 +33,26 @@ class ProjectionHead(nn.Sequential):
         in_channels: Channels of the input.
         feature_dim: Channels of the output and of the layers between.
         dropout: Probability of dropping a channel.
+        spatial_dims: 2 for images, 3 for volumes.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    def __init__(self, in_channels: int, feature_dim: int = 256, dropout: float = 0.1) -> None:
-        require_integer("in_channels", in_channels, 1)
-        require_integer("feature_dim", feature_dim, 1)
-        require_number("dropout", dropout, 0.0, 1.0)
+    def __init__(self, in_channels: int, feature_dim: int = 256, dropout: float = 0.1, spatial_dims: int = 2) -> None:
+        in_channels = require_integer("in_channels", in_channels, 1)
+        feature_dim = require_integer("feature_dim", feature_dim, 1)
+        dropout = require_number("dropout", dropout, 0.0, 1.0)
+        spatial_dims = require_integer("spatial_dims", spatial_dims, 2, 3)
         super().__init__(
-            *_block(in_channels, feature_dim, dropout),
-            *_block(feature_dim, feature_dim, dropout),
-            nn.Conv2d(feature_dim, feature_dim, kernel_size=1),
+            *_block(in_channels, feature_dim, dropout, spatial_dims),
+            *_block(feature_dim, feature_dim, dropout, spatial_dims),
+            LAYERS[spatial_dims][0](feature_dim, feature_dim, kernel_size=1),
         )
         self._calls, self._before = 0, torch.empty(0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map ``(B, in_channels, h, w)`` to ``(B, feature_dim, h, w)``."""
+        """Map ``(B, in_channels, h, w)`` to ``(B, feature_dim, h, w)``; volumes have one axis more."""
         base: Any = super()
         output: Tensor = base.forward(features)
         if self.training and self._calls < PATIENCE and not torch.compiler.is_compiling() and output.requires_grad:
@@ -67,10 +75,11 @@ class ProjectionHead(nn.Sequential):
                 )
 
 
-def _block(in_channels: int, out_channels: int, dropout: float) -> tuple[nn.Module, ...]:
+def _block(in_channels: int, out_channels: int, dropout: float, spatial_dims: int) -> tuple[nn.Module, ...]:
+    convolution, normalization, drop = LAYERS[spatial_dims]
     return (
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
-        nn.BatchNorm2d(out_channels),
+        convolution(in_channels, out_channels, kernel_size=3, padding=1),
+        normalization(out_channels),
         nn.ReLU(inplace=True),
-        nn.Dropout2d(dropout),
+        drop(dropout),
     )

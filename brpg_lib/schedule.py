@@ -81,8 +81,7 @@ class Schedule(PlainFields):
     max_collect: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.pseudo_threshold_range, list):  # what JSON and YAML make of a tuple
-            object.__setattr__(self, "pseudo_threshold_range", tuple(self.pseudo_threshold_range))
+        self._make_plain()
         require_integer("warmup", self.warmup, 0, MAX_COUNT)
         require_integer("collect", self.collect, 0, MAX_COUNT)
         require_integer("total", self.total, 1, MAX_COUNT)

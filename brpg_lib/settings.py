@@ -110,7 +110,7 @@ class HeadSettings:
             require_choice("queue_dtype", dtype, tuple(DTYPES))
             expected = "cpu, cuda, or nothing for the model's device"
             require(device in DEVICES, "queue_device", expected, repr(device))
-            require_integer("seed", seed, 0)
+            seed = require_integer("seed", seed, 0)
             require_integer("feature_dim", dim, 1)
         config = {key: given[key] for key in ("preset", *CONFIG_KEYS) if key in given}
         chosen = dict(lengths) | {key: given[key] for key in SCHEDULE_KEYS if key in given}

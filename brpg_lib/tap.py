@@ -108,7 +108,7 @@ class FeatureTap:
         Raises:
             RuntimeError: The layer was called more or less often, or a layer after it overwrote its output in place.
         """
-        require_integer("calls", calls, 1)
+        calls = require_integer("calls", calls, 1)
         outputs, others = self._outputs, self._others
         self._forget()
         if len(outputs) != calls:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,31 +57,50 @@ def require_tensor(fits: bool, field: str, expected: str, value: object) -> None
     require(fits, field, expected, describe(value))
 
 
-def require_integer(field: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> None:
-    """Require an ``int`` (not a ``bool``) in ``[minimum, maximum]``.
+def plain(value: object) -> Any:
+    """A number of NumPy as one of Python, and any list (of JSON, YAML, OmegaConf, NumPy) as a tuple of such."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)):
+        return tuple(plain(inner) for inner in value)
+    return value
+
+
+def require_integer(field: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> int:
+    """Require an integer (of Python or NumPy, not a ``bool``) in ``[minimum, maximum]``.
+
+    Returns:
+        It, as an ``int``.
 
     Raises:
         TypeError: It is no integer.
         ValueError: It is out of range.
     """
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    too_large = isinstance(value, int) and value > maximum
+    number: Any = plain(value)
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
+    too_large = isinstance(number, int) and number > maximum
     expected = f"an integer >= {minimum}" + f" and <= {maximum}" * too_large
     require_type(is_whole, field, expected, repr(value))
-    require(minimum <= value <= maximum, field, expected, repr(value))  # type: ignore[operator]
+    require(minimum <= number <= maximum, field, expected, repr(value))
+    return int(number)
 
 
-def require_number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    """Require a finite number in ``[low, high]``, or in ``(low, high]`` with ``open_low``.
+def require_number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> float:
+    """Require a finite number (of Python or NumPy) in ``[low, high]``, or in ``(low, high]`` with ``open_low``.
+
+    Returns:
+        It, as a number of Python.
 
     Raises:
         TypeError: It is no number.
         ValueError: It is out of range.
     """
+    number: Any = plain(value)
     expected = f"a number in {'(' if open_low else '['}{low}, {high}]"
-    require_type(isinstance(value, (int, float)) and not isinstance(value, bool), field, expected, repr(value))
-    above = low < value if open_low else low <= value  # type: ignore[operator]
-    require(above and value <= high, field, expected, repr(value))  # type: ignore[operator]
+    require_type(isinstance(number, (int, float)) and not isinstance(number, bool), field, expected, repr(value))
+    above = low < number if open_low else low <= number
+    require(above and number <= high, field, expected, repr(value))
+    return number  # type: ignore[no-any-return]
 
 
 def require_bool(field: str, value: object) -> None:

@@ -10,10 +10,16 @@ import torch
 from builders import CLASSES, DIM, fresh, labeled, unlabeled
 
 from brpg_lib import LabeledBatch, UnlabeledBatch
-from brpg_lib.batches import check_step
+from brpg_lib.door import admit_step
 
 B, D, C, H, W, h, w = 2, DIM, CLASSES, 17, 21, 9, 11
-FLOAT_MAPS = (torch.zeros(B, D, h), torch.zeros(B, D, h, w, 1), torch.zeros(B, D, h, w, dtype=torch.int64), None, "map")
+FLOAT_MAPS = (
+    torch.zeros(B, D, h),
+    torch.zeros(B, D, h, w, 1, 1),
+    torch.zeros(B, D, h, w, dtype=torch.int64),
+    None,
+    "map",
+)
 LABELS = torch.zeros(B, H, W, dtype=torch.int64)
 WRONG_LABELED: dict[str, tuple[Any, ...]] = {
     "features": (*FLOAT_MAPS, torch.zeros(0, D, h, w), torch.zeros(B, 0, h, w)),
@@ -29,9 +35,8 @@ WRONG_LABELED: dict[str, tuple[Any, ...]] = {
     ),
     "labels": (
         LABELS[0],
-        LABELS[:, None],
+        LABELS[:, None].expand(-1, 2, -1, -1),
         LABELS.float(),
-        LABELS.bool(),
         LABELS[:1],
         LABELS[:, :0],
         LABELS.to("meta"),
@@ -48,7 +53,7 @@ WRONG_UNLABELED: dict[str, tuple[Any, ...]] = {
         PIXELS.long(),
         PIXELS[:1],
         PIXELS[:, :-1],
-        PIXELS[:, None],
+        PIXELS[:, None].expand(-1, 2, -1, -1),
         PIXELS.to("meta"),
         None,
     ),
@@ -142,8 +147,8 @@ def test_weak_views_may_differ_in_number_and_size() -> None:
 def test_device_is_checked_for_both_batches() -> None:
     elsewhere = UnlabeledBatch(features=torch.zeros(B, D, h, w), pseudo_labels=LABELS, confidence=PIXELS).to("meta")
     here = torch.zeros(C, 2, 3, D)
-    check_step(labeled(), unlabeled(), here, 255, needs_logits=True)
+    admit_step(labeled(), unlabeled(), here, 255, needs_logits=True)
     with pytest.raises(ValueError, match=r"unlabeled\.features: expected a tensor on cpu, like the module, found meta"):
-        check_step(labeled(), elsewhere, here, 255, needs_logits=True)
+        admit_step(labeled(), elsewhere, here, 255, needs_logits=True)
     with pytest.raises(ValueError, match=r"labeled\.features: expected a tensor on meta"):
-        check_step(labeled(), None, here.to("meta"), 255, needs_logits=True)
+        admit_step(labeled(), None, here.to("meta"), 255, needs_logits=True)

@@ -82,7 +82,8 @@ def test_nothing_else_of_the_checkout_is_a_subpackage(name: str, tmp_path: Path)
 LEVELS = (
     ("version", "beside", "files", "notices", "validation", "calls"),
     ("fields", "config", "schedule", "state", "layers"),
-    ("output", "batches", "checkpoint", "kernels", "ranks"),
+    ("forms",),
+    ("output", "batches", "checkpoint", "door", "kernels", "ranks"),
     ("collect",),
     ("cluster",),
     ("learn", "timeline", "misuse"),

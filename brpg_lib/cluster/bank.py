@@ -112,18 +112,20 @@ class PrototypeBank(PrototypeStore):
         """Similarity of each feature to each class: the cosine to the class's most similar prototype.
 
         Args:
-            features: ``(N, D)`` points or ``(B, D, h, w)`` maps, floating point, differentiable.
+            features: ``(N, D)`` points, ``(B, D, h, w)`` maps or volumes with one axis more, floating point;
+                differentiable.
 
         Returns:
-            ``(N, C)`` or ``(B, C, h, w)`` float32; -inf for a class without prototypes.
+            ``(N, C)``, or ``(B, C, h, w)`` and so on, float32; -inf for a class without prototypes.
 
         Raises:
             ValueError: The shape or dtype is wrong.
         """
-        if isinstance(features, Tensor) and features.ndim == 4:
-            images, _, height, width = features.shape
-            points, _ = self.compare(rearrange(features, "b d h w -> (b h w) d"))
-            return rearrange(points, "(b h w) c -> b c h w", b=images, h=height, w=width)
+        if isinstance(features, Tensor) and features.ndim in (4, 5):
+            images, _, *size = features.shape
+            points, _ = self.compare(features.movedim(1, features.ndim - 1).flatten(0, -2))
+            maps: Tensor = points.unflatten(0, (images, *size)).movedim(features.ndim - 1, 1)
+            return maps
         return self.compare(features)[0]
 
     @torch.no_grad()
@@ -136,10 +138,10 @@ class PrototypeBank(PrototypeStore):
         torch.Size([4, 5, 6])
 
         Args:
-            features: ``(N, D)`` points or ``(B, D, h, w)`` maps, floating point.
+            features: ``(N, D)`` points, ``(B, D, h, w)`` maps or volumes with one axis more, floating point.
 
         Returns:
-            ``(N,)`` or ``(B, h, w)`` int64.
+            ``(N,)``, or ``(B, h, w)`` and so on, int64.
 
         Raises:
             ValueError: The shape is wrong, or the bank is empty. (Not while the module is exported or compiled, where

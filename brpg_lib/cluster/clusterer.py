@@ -79,8 +79,8 @@ class OnlineClusterer(StateModule):
         process_group: ProcessGroup = None,
     ) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, 1)
-        require_integer("seed", seed, 0, MAX_COUNT)
+        num_classes = require_integer("num_classes", num_classes, 1)
+        seed = require_integer("seed", seed, 0, MAX_COUNT)
         self.num_classes = num_classes
         self.config = BRPGConfig(centroid=centroid, restarts=restarts, max_iterations=max_iterations, backend=backend)
         self.seed = seed

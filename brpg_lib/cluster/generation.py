@@ -17,6 +17,7 @@ def new_generation(
     clusterer: OnlineClusterer,
     bank: PrototypeBank,
     among: Tensor | None = None,
+    ignored_class: int | None = None,
 ) -> Tensor:
     """Cluster the queues; a class without new prototypes keeps those it has.
 
@@ -27,12 +28,16 @@ def new_generation(
         bank: Takes them.
         among: ``(C,)`` bool, classes that still wait for their first prototypes: of these, those that have enough rows
             by now, without a split. None for all classes.
+        ignored_class: Gets no prototypes, whatever its queue holds: the teacher may predict it.
 
     Returns:
         ``(C, 1, 1)`` bool, classes with new prototypes.
     """
     queue.fill_rare_classes(among=among)
     wanted = splitter(queue).num_prototypes if among is None else _of_ready_classes(queue, splitter.unsplit, among)
+    if ignored_class is not None:
+        wanted = wanted.clone()
+        wanted[ignored_class] = 0
     if not bool(wanted.any()):
         return torch.zeros_like(bank.mask[:, :1, :1])
     return _adopt(bank, clusterer(queue, wanted))

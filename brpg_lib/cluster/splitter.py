@@ -68,7 +68,7 @@ class AdaptiveSplitter(nn.Module):
         dispersion: str = "cosine",
     ) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, 1)
+        num_classes = require_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
         self.config = BRPGConfig(
             num_prototypes=num_prototypes,

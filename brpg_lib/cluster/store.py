@@ -34,8 +34,8 @@ class PrototypeStore(StateModule):
 
     def __init__(self, num_classes: int, feature_dim: int, slots: int) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, 1)
-        require_integer("feature_dim", feature_dim, 1)
+        num_classes = require_integer("num_classes", num_classes, 1)
+        feature_dim = require_integer("feature_dim", feature_dim, 1)
         self.num_classes, self.feature_dim = num_classes, feature_dim
         with torch.inference_mode(False):  # or nothing outside could change it
             vectors = torch.zeros(num_classes, 2, slots, feature_dim, dtype=torch.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -27,8 +27,9 @@ class Pixels:
     def candidates(self, at_most: int) -> Samples:
         """The candidates as samples; there are no more than ``at_most``."""
         place, valid = places_of(self.groups != NONE, at_most)
-        height, width = self.maps.shape[2:]
-        vectors = self.maps[place // (height * width), :, place // width % height, place % width]
+        image, *positions = reading.positions_of(place, (len(self.maps), *self.maps.shape[2:]))
+        where: Any = (image, slice(None), *positions)
+        vectors = self.maps[where]
         groups = torch.where(valid, self.groups[place], NONE)
         nothing = torch.zeros((), dtype=torch.int64, device=place.device)
         return Samples(vectors.float(), self.classes[place], groups, self.confidence[place], nothing)
@@ -43,14 +44,14 @@ class Source(NamedTuple):
 
 def probabilities(logits: Tensor) -> Tensor:
     """Class probabilities ``(B * h * w, C)`` float32."""
-    return rearrange(logits.float().softmax(dim=1), "b c h w -> (b h w) c")
+    return rearrange(logits.float().softmax(dim=1), "b c ... -> (b ...) c")
 
 
 def labels_at(labels: Tensor, size: tuple[int, ...]) -> Tensor:
     """Labels at feature resolution, by nearest neighbour: ``(B, h, w)`` int64."""
-    rows = reading.nearest(labels.shape[1], size[0], labels.device)
-    columns = reading.nearest(labels.shape[2], size[1], labels.device)
-    return labels[:, rows[:, None], columns].long()
+    for axis, length in enumerate(size, start=1):
+        labels = labels.index_select(axis, reading.nearest(labels.shape[axis], length, labels.device))
+    return labels.long()
 
 
 def sums_of_own_class(probability: Tensor, labels: Tensor, has_class: Tensor) -> Tensor:
@@ -63,10 +64,11 @@ def sums_of_own_class(probability: Tensor, labels: Tensor, has_class: Tensor) ->
     if on_host(labels.device):
         own = probability.gather(1, labels[:, None])[:, 0]
         counted = has_class & own.isfinite()
-        values = torch.stack((torch.where(counted, own, 0.0), counted), dim=-1).flatten(0, 2).to(wide)
+        values = torch.stack((torch.where(counted, own, 0.0), counted), dim=-1).flatten(0, -2).to(wide)
         return values.new_zeros(num_classes, 2).index_add_(0, labels.flatten(), values).T
     # Elsewhere all pixels of a class would wait for one place to add to.
-    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    axes = (0, *range(2, probability.ndim))
+    classes = torch.arange(num_classes, device=labels.device).view(-1, *[1] * (labels.ndim - 1))
     counted = (labels[:, None] == classes) & has_class[:, None] & probability.isfinite()
-    sums = torch.where(counted, probability, 0.0).sum((0, 2, 3), dtype=wide)
-    return torch.stack((sums, counted.sum((0, 2, 3)).to(wide)))
+    sums = torch.where(counted, probability, 0.0).sum(axes, dtype=wide)
+    return torch.stack((sums, counted.sum(axes).to(wide)))

@@ -77,8 +77,8 @@ class FeatureQueue(StateModule):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, 1)
-        require_integer("feature_dim", feature_dim, 1)
+        num_classes = require_integer("num_classes", num_classes, 1)
+        feature_dim = require_integer("feature_dim", feature_dim, 1)
         require(dtype in DTYPES, "dtype", f"one of {DTYPES}", dtype)
         config = BRPGConfig(
             queue_size=queue_size, separate_confidence=separate_confidence, rare_class_fallback=rare_class_fallback
@@ -196,8 +196,8 @@ class FeatureQueue(StateModule):
         Raises:
             ValueError: There is no such class or group.
         """
-        require_integer("class_index", class_index, 0, self.num_classes - 1)
-        require_integer("group", group, 0, 1)
+        class_index = require_integer("class_index", class_index, 0, self.num_classes - 1)
+        group = require_integer("group", group, 0, 1)
         if group >= self.num_groups:
             return self.features.new_zeros(0, self.feature_dim), self.confidence.new_zeros(0)
         count, cursor = int(self.rows[class_index, group]), int(self.cursor[class_index, group])

@@ -21,6 +21,9 @@ from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, require, require_integer
 
+_LINEAR = {3: "bilinear", 4: "trilinear"}
+"""What upsamples logits to labels of so many axes."""
+
 
 class ConfidenceSampler(StateModule):
     """Chooses pixels at feature resolution and sorts them into a high- and a low-confidence group.
@@ -90,8 +93,8 @@ class ConfidenceSampler(StateModule):
         process_group: ProcessGroup = None,
     ) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, 1)
-        require_integer("seed", seed, 0, MAX_COUNT)
+        num_classes = require_integer("num_classes", num_classes, 1)
+        seed = require_integer("seed", seed, 0, MAX_COUNT)
         self.config = BRPGConfig(
             confidence_threshold=confidence_threshold,
             confidence_floor=confidence_floor,
@@ -277,7 +280,7 @@ class ConfidenceSampler(StateModule):
         assert labeled.logits is not None
         labels, has_class = known_classes(labeled.labels, self.num_classes)
         logits = nn.functional.interpolate(
-            labeled.logits.float(), labels.shape[1:], mode="bilinear", align_corners=self.config.align_corners
+            labeled.logits.float(), labels.shape[1:], mode=_LINEAR[labels.ndim], align_corners=self.config.align_corners
         )
         sums = sums_of_own_class(logits.softmax(dim=1), labels, has_class)
         all_reduce_sum(sums, self.process_group)

@@ -32,7 +32,7 @@ def collect(
     dim = labeled.features.shape[1]
     kernels = fused.kernels_for(labeled.features.device, dim, queue.num_classes, queue.num_groups)
     alone = world_size(group) == 1 and queue.features.device == labeled.features.device
-    if kernels is not None and alone and not queue.fallback_capacity:
+    if kernels is not None and labeled.features.ndim == 4 and alone and not queue.fallback_capacity:
         return _in_few_launches(kernels, sampler, queue, labeled, unlabeled)
     refused = queue.dropped.clone()
     parts = sampler.sample(labeled, unlabeled)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,32 +12,36 @@ from brpg_lib.kernels.taps import weighted_taps
 
 
 def read(
-    maps: Tensor, image: Tensor, row: Tensor, column: Tensor, size: tuple[int, int], *, align_corners: bool
+    maps: Tensor, image: Tensor, positions: Sequence[Tensor], size: Sequence[int], *, align_corners: bool
 ) -> Tensor:
-    """Values that bilinear upsampling of ``maps`` to ``size`` would have at the given pixels.
+    """Values that linear upsampling of ``maps`` to ``size`` would have at the given pixels.
 
-    The upsampled map is never made: four taps per point are read, so memory is proportional to the points. Values that
-    are not finite, or too long to square, come as zeros.
+    The upsampled map is never made: four taps per point are read, of a volume eight, so memory is proportional to the
+    points. Values that are not finite, or too long to square, come as zeros.
 
     Args:
-        maps: ``(B, D, h, w)`` floating point.
+        maps: ``(B, D, h, w)`` floating point, or ``(B, D, d, h, w)``.
         image: ``(N,)`` int64, index of the image.
-        row: ``(N,)`` int64 in [0, H).
-        column: ``(N,)`` int64 in [0, W).
-        size: ``(H, W)`` to which the map would be upsampled.
+        positions: ``(N,)`` int64 along each axis: rows in [0, H), columns in [0, W); of a volume, slices before them.
+        size: ``(H, W)`` or ``(D, H, W)`` to which the map would be upsampled.
         align_corners: As in ``torch.nn.functional.interpolate``.
 
     Returns:
         ``(N, D)`` float32; differentiable with respect to ``maps``.
     """
-    top, bottom, down = _taps(row, maps.shape[2], size[0], align_corners)
-    left, right, along = _taps(column, maps.shape[3], size[1], align_corners)
-    up, back = 1 - down, 1 - along
-    weights = torch.stack((up * back, up * along, down * back, down * along))
-    width = maps.shape[3]
-    places = torch.stack((top * width + left, top * width + right, bottom * width + left, bottom * width + right))
-    values: Tensor = weighted_taps(maps, image, places, weights)
+    taps: list[tuple[Tensor, Tensor]] = []
+    for position, length, pixels in zip(positions, maps.shape[2:], size, strict=True):
+        first, second, share = _taps(position, length, pixels, align_corners)
+        axis = (first, 1 - share), (second, share)
+        taps = [(p * length + q, v * w) for p, v in taps for q, w in axis] if taps else list(axis)
+    places, weights = (torch.stack(values) for values in zip(*taps, strict=True))
+    values: Tensor = weighted_taps(maps.flatten(3), image, places, weights)
     return values
+
+
+def positions_of(place: Tensor, size: Sequence[int]) -> list[Tensor]:
+    """Position along each axis of places ``(N,)`` in arrays of a size, whose last axis is the fastest."""
+    return [place // math.prod(size[axis + 1 :]) % length for axis, length in enumerate(size)]
 
 
 def nearest(length: int, size: int, device: torch.device) -> Tensor:

@@ -60,9 +60,9 @@ class ClassLimits(StateModule):
 
     def __init__(self, num_classes: int, share: float | None) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, 1)
+        num_classes = require_integer("num_classes", num_classes, 1)
         if share is not None:
-            require_number("share", share, 0.0, 1.0, open_low=True)
+            share = require_number("share", share, 0.0, 1.0, open_low=True)
         self.share = share
         self.register_state("values", torch.zeros(num_classes, dtype=torch.float32))
 
@@ -102,7 +102,8 @@ class ClassLimits(StateModule):
         if self.share is None:
             return torch.zeros(0, dtype=torch.float32, device=self.values.device)
         stride = max(1, min(classes.shape[1:]) // LOOKED_AT)
-        classes, confidence = (values[:, ::stride, ::stride].flatten() for values in (classes, confidence))
+        few = (slice(None), *[slice(None, None, stride)] * (classes.ndim - 1))
+        classes, confidence = (values[few].flatten() for values in (classes, confidence))
         target, known = known_classes(classes, len(self.values))
         bins = (confidence.float() * BINS).long().clamp(0, BINS - 1)
         return counts_by_index(torch.where(known, target * BINS + bins, self.num_counts), self.num_counts).float()

@@ -67,10 +67,10 @@ def prototype_contrastive_loss(
     fits = fits and classes.device == similarity.device
     require_tensor(fits, "classes", f"integers ({similarity.shape[0]},) beside the similarity", classes)
     require_choice("reduction", reduction, REDUCTIONS)
-    require_integer("ignore_index", ignore_index, -MAX_SIZE, MAX_SIZE)
-    require_number("temperature", temperature, 0.0, 1e6, open_low=True)
-    require_number("misclassified_weight", misclassified_weight, 0.0, 1e6)
-    require_number("point_balance", point_balance, 0.0, 10.0)
+    ignore_index = require_integer("ignore_index", ignore_index, -MAX_SIZE, MAX_SIZE)
+    temperature = require_number("temperature", temperature, 0.0, 1e6, open_low=True)
+    misclassified_weight = require_number("misclassified_weight", misclassified_weight, 0.0, 1e6)
+    point_balance = require_number("point_balance", point_balance, 0.0, 10.0)
     num_classes = similarity.shape[1]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (num_classes,) and weight.device == similarity.device

@@ -52,27 +52,31 @@ def grid_positions(length: int, grid_size: int, device: torch.device) -> Tensor:
     return number * step + (number == count - 1) * (length - 1 - (count - 1) * step)
 
 
+def grid_of_volume(grid_size: int) -> int:
+    """Intervals along each axis of a volume, so that there are about as many points as on the grid of an image.
+
+    >>> grid_of_volume(32)  # 10 ** 3 points, 33 ** 2 of an image
+    9
+    """
+    along: int = round(float(grid_size + 1) ** (2 / 3)) - 1
+    return max(1, along)
+
+
 def labeled_points(
     batch: LabeledBatch, *, num_classes: int, grid_size: int, align_corners: bool, ignore_index: int
 ) -> Points:
-    """Points on a regular grid of the labeled images.
+    """Points on a regular grid of the labeled images, or volumes.
 
     Returns:
-        ``B * P_rows * P_columns`` points, at most ``B * (grid_size + 1) ** 2``.
+        ``B * P_rows * P_columns`` points, at most ``B * (grid_size + 1) ** 2``; about as many of volumes.
     """
-    num_images, height, width = batch.labels.shape
-    device = batch.labels.device
-    image, row, column = (
-        axis.flatten()
-        for axis in torch.meshgrid(
-            torch.arange(num_images, device=device),
-            grid_positions(height, grid_size, device),
-            grid_positions(width, grid_size, device),
-            indexing="ij",
-        )
-    )
-    features = reading.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
-    return _usable(features, batch.labels[image, row, column], num_classes, ignore_index)
+    num_images, *size = batch.labels.shape
+    device, along = batch.labels.device, grid_size if len(size) == 2 else grid_of_volume(grid_size)
+    axes = (torch.arange(num_images, device=device), *(grid_positions(length, along, device) for length in size))
+    image, *positions = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+    features = reading.read(batch.features, image, positions, size, align_corners=align_corners)
+    place = (image, *positions)
+    return _usable(features, batch.labels[place], num_classes, ignore_index)
 
 
 def unlabeled_points(
@@ -99,7 +103,7 @@ def unlabeled_points(
     Returns:
         ``min(B * samples_per_image, B * H * W)`` points.
     """
-    num_images, height, width = batch.pseudo_labels.shape
+    num_images, *size = batch.pseudo_labels.shape
     labels = batch.pseudo_labels.flatten()
     target, has_class = known_classes(labels, num_classes)
     if isinstance(threshold, Tensor) and threshold.ndim:
@@ -110,8 +114,8 @@ def unlabeled_points(
     drawn, pixel = scores.topk(min(num_images * samples_per_image, len(labels)), sorted=False)
     pixel, order = pixel.sort()  # image by image, they are read faster
     drawn = drawn[order]
-    image, row, column = pixel // (height * width), pixel // width % height, pixel % width
-    features = reading.read(batch.features, image, row, column, (height, width), align_corners=align_corners)
+    image, *positions = reading.positions_of(pixel, (num_images, *size))
+    features = reading.read(batch.features, image, positions, size, align_corners=align_corners)
     classes = torch.where(drawn > 0, labels[pixel].long(), ignore_index)
     return _usable(features, classes, num_classes, ignore_index)
 

@@ -74,7 +74,7 @@ def measure(
         shown: ``(C,)`` float32, see :class:`~brpg_lib.ranks.exchange.StepSums`.
         confidence: ``(n,)`` float32, likewise.
     """
-    kernels = bank.kernels
+    kernels = bank.kernels if labeled.features.ndim == 4 else None
     if kernels is not None:
         found = _in_few_launches(kernels, labeled, unlabeled, threshold, draw, bank, config)
     else:

@@ -18,7 +18,7 @@ from brpg_lib.kernels import taps
 @pytest.fixture(autouse=True, params=["numba", "torch"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "torch":
-        monkeypatch.setattr(taps, "_compiled", lambda dtype: False)
+        monkeypatch.setattr(taps, "_compiled", lambda *_: False)
     return request.param
 
 

@@ -18,7 +18,7 @@ SIZE = st.integers(1, 9)
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With numba, and as if it were not installed."""
     if request.param == "plain":
-        monkeypatch.setattr(taps, "_compiled", lambda dtype: False)
+        monkeypatch.setattr(taps, "_compiled", lambda *_: False)
     else:
         pytest.importorskip("numba")
 
@@ -31,7 +31,7 @@ def every_pixel(num_images: int, height: int, width: int) -> tuple[torch.Tensor,
 
 def read_all(maps: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
     image, row, column = every_pixel(len(maps), *size)
-    values = reading.read(maps, image, row, column, size, align_corners=align_corners)
+    values = reading.read(maps, image, (row, column), size, align_corners=align_corners)
     return values.view(len(maps), *size, maps.shape[1]).movedim(3, 1)
 
 
@@ -92,7 +92,7 @@ def test_any_memory_layout(layout: str) -> None:
 @pytest.mark.usefixtures("loops")
 def test_no_points() -> None:
     empty = torch.zeros(0, dtype=torch.int64)
-    assert reading.read(torch.randn(1, 3, 2, 2), empty, empty, empty, (4, 4), align_corners=True).shape == (0, 3)
+    assert reading.read(torch.randn(1, 3, 2, 2), empty, (empty, empty), (4, 4), align_corners=True).shape == (0, 3)
 
 
 @pytest.mark.parametrize("lengths", [range(1, 40), (65, 129, 257, 512, 513, 769, 1024, 2049)])
@@ -109,7 +109,7 @@ def test_memory_is_proportional_to_the_points() -> None:
     """A map upsampled to this size would need 64 GB."""
     image, row, column = torch.tensor([0]), torch.tensor([99_999]), torch.tensor([79_999])
     maps = torch.randn(1, 2, 4, 4)
-    value = reading.read(maps, image, row, column, (100_000, 80_000), align_corners=True)
+    value = reading.read(maps, image, (row, column), (100_000, 80_000), align_corners=True)
     assert_close(value[0], maps[0, :, -1, -1], atol=1e-4, rtol=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_the_gradient_is_the_same_each_time_with_many_threads() -> None:
     torch.set_num_threads(4)
     try:
         gradients = [
-            torch.autograd.grad(reading.read(maps, image, row, column, (33, 33), align_corners=True), maps, outer)[0]
+            torch.autograd.grad(reading.read(maps, image, (row, column), (33, 33), align_corners=True), maps, outer)[0]
             for _ in range(10)
         ]
     finally:
@@ -138,7 +138,7 @@ def test_images_in_any_order() -> None:
     image, row, column = (torch.randint(high, (200,), generator=random) for high in (3, 9, 13))
     image[image == 1] = 2  # none of image 1
     outer = torch.randn(200, 40, generator=random)
-    found = reading.read(maps, image, row, column, (9, 13), align_corners=True)
+    found = reading.read(maps, image, (row, column), (9, 13), align_corners=True)
     everywhere = reference.upsample(maps, 9, 13)
     expected = everywhere.movedim(1, 3)[image, row, column]
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -151,6 +151,6 @@ def test_values_that_are_not_finite_come_as_zeros() -> None:
     maps = torch.ones(1, 3, 1, 6)
     maps[0, 1, 0, 0], maps[0, 2, 0, 5] = torch.nan, torch.inf
     image, row, column = every_pixel(1, 1, 6)
-    found = reading.read(maps, image, row, column, (1, 6), align_corners=True)
+    found = reading.read(maps, image, (row, column), (1, 6), align_corners=True)
     # Pixel 4 has a tap at 5, of weight 0.
     assert torch.equal(found, torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0, 0.0])[:, None].expand(6, 3))

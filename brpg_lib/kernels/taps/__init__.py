@@ -1,4 +1,4 @@
-"""Weighted sums of four places of a feature map per point, and their gradient.
+"""Weighted sums of a few places of a feature map per point, and their gradient.
 
 One opaque operator: how to read depends on where the maps lie in memory, and a graph need not know. The gradient is
 summed in float32, on the CPU always in the same order.
@@ -24,13 +24,13 @@ from brpg_lib.kernels.vectors import is_finite
     schema="(Tensor maps, Tensor image, Tensor places, Tensor weights) -> Tensor",  # torch 2.4 cannot tell by itself
 )
 def weighted_taps(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """Sum of four taps of each point.
+    """Sum of the taps of each point: four, or of a volume eight.
 
     Args:
-        maps: ``(B, D, h, w)`` floating point.
+        maps: ``(B, D, h, w)`` floating point; h is that of all slices of a volume.
         image: ``(N,)`` int64, index of the image.
-        places: ``(4, N)`` int64 in [0, h * w).
-        weights: ``(4, N)`` float32.
+        places: ``(T, N)`` int64 in [0, h * w).
+        weights: ``(T, N)`` float32.
 
     Returns:
         ``(N, D)`` float32, differentiable with respect to ``maps``; zeros where values are not finite, or too long to
@@ -39,7 +39,7 @@ def weighted_taps(maps: Tensor, image: Tensor, places: Tensor, weights: Tensor) 
     if maps.device.type != "cpu" or not maps.is_contiguous():
         flat = maps.movedim(1, 3).flatten(1, 2)
         values = (flat[image, places].float() * weights[..., None]).sum(0)
-    elif _compiled(maps.dtype):
+    elif _compiled(maps.dtype, len(places)):
         from brpg_lib.kernels.taps import numba_taps
 
         values = numba_taps.gather(maps.flatten(2), image, places, weights)
@@ -76,7 +76,7 @@ def _spread(
         total.index_add_(0, (image * (height * width) + places).flatten(), shares)
         spread = total.to(dtype).view(batch, height, width, channels).movedim(3, 1)
         return spread.contiguous() if by_channel else spread
-    if _compiled(torch.float32):
+    if _compiled(torch.float32, len(places)):
         from brpg_lib.kernels.taps import numba_taps
 
         spread = numba_taps.spread(gradient.contiguous(), image, places, weights, (batch, channels, height * width))
@@ -147,7 +147,7 @@ def _per_image(image: Tensor, num_images: int) -> Iterator[tuple[int, slice | Te
 
 
 @cache
-def _compiled(dtype: torch.dtype) -> bool:
-    """Whether there are compiled loops for maps of this type."""
+def _compiled(dtype: torch.dtype, taps: int) -> bool:
+    """Whether there are compiled loops for maps of this type, and so many taps."""
     module = "brpg_lib.kernels.taps.numba_taps"
-    return dtype == torch.float32 and works("numba", lambda: importlib.import_module(module))
+    return dtype == torch.float32 and taps == 4 and works("numba", lambda: importlib.import_module(module))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ class Trainer(nn.Module, ABC):
                 average.copy_(now)
 
 
-def weak_view(features: Tensor | None, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+def weak_view(features: Tensor | None, logits: Tensor, batch: Batch) -> dict[str, Any]:
     """What an :class:`~brpg_lib.UnlabeledBatch` says of the weak view; nothing where the head does not sample it."""
     if features is None:
         return {}
