@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from builders import filled_queue, head, labeled, run, same, samples, unlabeled
+from forms import FORMS, Averaged, UnderDefault
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ import brpg_lib
 from brpg_lib import BRPGConfig, LabeledBatch, PrototypeHead, Schedule, UnlabeledBatch
 from brpg_lib.validation import describe
 
-EXAMPLES, MANY = 190, 2000
+EXAMPLES, FEW, MANY = 190, 60, 2000
 COUNTS: Counter[str] = Counter()
 
 # --- Values that may be wrong -----------------------------------------------------------------------------------------
@@ -177,6 +178,45 @@ def on_unlabeled(module: nn.Module) -> Target:
     return Target(lambda **changed: module(labeled(7), UnlabeledBatch(**(valid | changed))), valid)
 
 
+def in_form(name: str, part: int) -> Callable[[nn.Module], Target]:
+    """The same with labeled (0) or unlabeled (1) batches in another form."""
+    num_classes, form = FORMS[name]
+    batches = form(labeled(7, num_classes=num_classes), unlabeled(7, num_classes=num_classes))
+    valid = fields(batches[part])
+
+    def target(module: nn.Module) -> Target:
+        def call(**changed: Any) -> Any:
+            pair: list[Any] = [*batches]
+            pair[part] = type(pair[part])(**(valid | changed))
+            return module(*pair)
+
+        return Target(call, valid)
+
+    return target
+
+
+def trained_in_form(name: str, steps: int) -> PrototypeHead:
+    num_classes, form = FORMS[name]
+    module = head(num_classes)
+    for i in range(steps):
+        module(*form(labeled(10 * i, num_classes=num_classes), unlabeled(10 * i, num_classes=num_classes)))
+    return module
+
+
+def with_average(steps: int) -> Averaged:
+    module = Averaged(head())
+    for i in range(steps):
+        module(labeled(10 * i), unlabeled(10 * i))
+    return module
+
+
+def under_default(dtype: torch.dtype, steps: int) -> UnderDefault:
+    module = UnderDefault(head, dtype)
+    for i in range(steps):
+        module(labeled(10 * i), unlabeled(10 * i))
+    return module
+
+
 def queue() -> brpg_lib.FeatureQueue:
     return filled_queue({(0, 0): torch.randn(9, 5), (2, 1): torch.randn(3, 5)}, 3, queue_size=10)
 
@@ -199,6 +239,19 @@ OWNED: dict[str, tuple[nn.Module, Callable[[Any], Target]]] = {
     "unlabeled, learn": (run(head(), 6), on_unlabeled),
     "unlabeled, learn and collect": (run(head(recluster_every=2), 6), on_unlabeled),
     "head": (run(head(), 6), lambda m: Target(m, {"labeled": labeled(7), "unlabeled": unlabeled(7), "iteration": 6})),
+    **{
+        f"{name}, {('labeled', 'unlabeled')[part]}, {phase}": (trained_in_form(name, steps), in_form(name, part))
+        for name in FORMS
+        for part, phase, steps in ((0, "collect", 2), (1, "collect", 2), (0, "learn", 6), (1, "learn", 6))
+    },
+    "averaged, labeled, collect": (with_average(2), on_labeled),
+    "averaged, labeled, learn": (with_average(6), on_labeled),
+    "averaged, unlabeled, learn": (with_average(6), on_unlabeled),
+    **{
+        f"{dtype}, {name}": (under_default(dtype, steps), on)
+        for dtype in (torch.bfloat16, torch.float64)
+        for name, on, steps in (("labeled, collect", on_labeled, 2), ("unlabeled, learn", on_unlabeled, 6))
+    },
     "bank.set": (bank(), lambda m: Target(m.set, NEW)),
     "bank.update": (bank(), lambda m: Target(m.update, POINTS)),
     "bank.similarity": (bank(), lambda m: Target(m.similarity, {"features": POINTS["features"]})),
@@ -266,7 +319,18 @@ def fuzz(name: str, data: st.DataObject) -> None:
     check(name, target, module, {field: data.draw(anything(target.arguments[field]), label=field) for field in names})
 
 
-@pytest.mark.parametrize("name", [*ALONE, *OWNED])
+OTHERWISE = [name for name in OWNED if name.startswith((*FORMS, "averaged", "torch."))]
+"""Other forms and circumstances; they share most of what refuses with the plain ones."""
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+@settings(max_examples=FEW)
+@given(data=st.data())
+def test_bad_arguments_otherwise(name: str, data: st.DataObject) -> None:
+    fuzz(name, data)
+
+
+@pytest.mark.parametrize("name", [name for name in (*ALONE, *OWNED) if name not in OTHERWISE])
 @settings(max_examples=EXAMPLES)
 @given(data=st.data())
 def test_bad_arguments(name: str, data: st.DataObject) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gc
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from builders import centers, fresh, head, labeled, same, state, unlabeled
+from forms import FORMS, Averaged, UnderDefault
 from ranks import on_ranks
+from torch import nn
 
-from brpg_lib import LabeledBatch, UnlabeledBatch
+from brpg_lib import LabeledBatch, PrototypeHead, UnlabeledBatch
 
 STEPS = 5000
 MAX_GROWTH = 3 * 2**20
@@ -44,6 +48,41 @@ def resident() -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("no VmRSS")
+
+
+KINDS: dict[str, Callable[[], nn.Module]] = {
+    "averaged": lambda: Averaged(head()),
+    "bfloat16": lambda: UnderDefault(head, torch.bfloat16),
+    "float64": lambda: UnderDefault(head, torch.float64),
+    **{name: partial(head, num_classes) for name, (num_classes, _) in FORMS.items()},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_steps_otherwise(kind: str) -> None:
+    """Other forms of batches, and circumstances: finite, with prototypes of all classes, on the data's scale."""
+    module = KINDS[kind]()
+    num_classes, form = FORMS.get(kind, (3, None))
+    memory = []
+    for step in range(2000):
+        chance = random.Random(step)
+        options: dict[str, Any] = {
+            "num_classes": num_classes,
+            "absent": chance.sample(range(num_classes), chance.choice([0, 0, 1])),
+        }
+        pair: Any = labeled(step % 50, **options), unlabeled(step % 50, **options) if chance.random() < 0.9 else None
+        out = module(*(pair if form is None else form(*pair)))
+        assert out.loss.isfinite()
+        out.loss.backward()
+        if (step + 1) % 400 == 0:
+            memory.append(resident())
+    found = next(part for part in module.modules() if isinstance(part, PrototypeHead))
+    assert found.iteration == 2000
+    assert found.bank.present == [True] * num_classes
+    lengths = found.bank.prototypes.norm(dim=-1)[found.bank.mask]
+    assert lengths.max() < 3 * centers(num_classes).norm(dim=1).max()
+    assert memory[-1] - memory[1] < 4 * MAX_GROWTH, memory
 
 
 def soak(index: int, ranks: int, folder: Path) -> None:
