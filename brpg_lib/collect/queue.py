@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
+from brpg_lib.collect.room import require_room, told_of_size
 from brpg_lib.collect.samples import FALLBACK, LOW, NONE, Samples
 from brpg_lib.collect.saved_rows import SavedRows
 from brpg_lib.config import BRPGConfig
@@ -91,11 +92,24 @@ class FeatureQueue(StateModule):
         self.dtype = dtype
         self.storage_device = require_device("device", device)
         device = self.storage_device
+        require_room(self.num_bytes, self._made_of, torch.empty(0, device=device).device)
         for name, empty in self._full(device).items():
             self.register_state(name, empty)
         for name in ("rows", "cursor"):
             self.register_state(name, torch.zeros(num_classes, 2, dtype=torch.int64, device=device))
         self.register_state("dropped", torch.zeros((), dtype=torch.int64, device=device))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the full queues."""
+        rows = self.num_classes * (self.num_groups * self.capacity + self.fallback_capacity)
+        return rows * (self.feature_dim * self.dtype.itemsize + 4)
+
+    @property
+    def _made_of(self) -> str:
+        rows = self.num_groups * self.capacity + self.fallback_capacity
+        kind = str(self.dtype).removeprefix("torch.")
+        return f"num_classes {self.num_classes} x {rows} rows x feature_dim {self.feature_dim} in {kind}"
 
     def _full(self, device: torch.device | None) -> dict[str, Tensor]:
         """The buffers of rows at full capacity, without any; -1 is less than the confidence of any row."""
@@ -233,7 +247,7 @@ class FeatureQueue(StateModule):
         """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
         if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
             return
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), told_of_size(self.num_bytes, self._made_of):
             full_size = self._full(self.features.device)
         for name, full in full_size.items():
             held, axis = getattr(self, name), 1 if name.startswith("fallback") else 2
@@ -261,7 +275,10 @@ class FeatureQueue(StateModule):
         return values if self.num_groups == 2 else torch.cat((values, torch.full_like(values, fill)), dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
-        return self if self.storage_device is not None else super()._apply(fn, recurse)
+        if self.storage_device is not None:
+            return self
+        with told_of_size(self.num_bytes, self._made_of):
+            return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

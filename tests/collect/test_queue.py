@@ -320,3 +320,34 @@ def test_cpu_storage_beside_a_cuda_module() -> None:
     queue.append(Samples(**{name: value.cuda() for name, value in vars(batch).items()}))
     assert queue.features.is_pinned()
     assert torch.equal(held(queue, 1, 0), reference.fifo(rows_of([batch], 1, 0), 5))
+
+
+def test_queues_larger_than_the_memory_are_refused_before_they_are_made() -> None:
+    """ADE20K with two million rows: an allocator would say how many bytes, but not why."""
+    large = {"num_classes": 150, "feature_dim": 256, "queue_size": 2_000_000}
+    with pytest.raises(
+        ValueError, match=r"queue_size: expected queues that fit the .* GB of cpu, found 617 GB"
+    ) as told:
+        FeatureQueue(**large)
+    made_of = "num_classes 150 x 4000000 rows x feature_dim 256 in float32"
+    for way in (made_of, "queue_size", "queue_dtype=torch.bfloat16", "queue_device"):
+        assert way in str(told.value)
+    with torch.device("meta"):
+        FeatureQueue(**large)
+
+
+def test_an_allocator_that_fails_says_how_large_the_queues_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = FeatureQueue(3, 4, queue_size=10)
+
+    def full(value: torch.Tensor) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"no room for queues of 1\.2e-06 GB"):
+        queue._apply(full)
+
+    def other(value: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such device")
+
+    with pytest.raises(RuntimeError, match="no such device"):
+        queue._apply(other)
+    assert queue.features.shape == (3, 2, 10, 4)
