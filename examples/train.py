@@ -54,7 +54,10 @@ def parser() -> argparse.ArgumentParser:
     add_mask_options(p)
     p.add_argument("--no-head", action="store_true", help="train the framework without the prototype head")
     p.add_argument("--device", help="torch device (default: the GPU of each process if there is one, else cpu)")
-    p.add_argument("--workers", type=int, default=4, help="processes that read images, for each GPU (%(default)s)")
+    processes = min(4, os.cpu_count() or 1)
+    p.add_argument(
+        "--workers", type=int, default=processes, help="processes that read images, for each GPU (%(default)s)"
+    )
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/RECIPE)")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one")
     p.add_argument("--try", dest="trial", action="store_true",

@@ -211,6 +211,10 @@ class Recipe:
                 require_number("class_share", self.class_share, 0.0, 1.0, open_low=True)
             expected = f"one of {', '.join(KINDS)}, or None"
             require(self.second_opinion in (None, *KINDS), "second_opinion", expected, self.second_opinion)
+            for field in ("warmup", "collect"):
+                require_number(field, getattr(self, field), 0.0, 1e12)
+            learns_from = self.warmup + self.collect
+            require(learns_from <= self.epochs, "epochs", f"at least warmup + collect ({learns_from:g})", self.epochs)
             _ = self.brpg, self.schedule(self.epoch_steps or USUAL_EPOCH)
 
     def _read_labels(self) -> None:

@@ -222,7 +222,6 @@ def test_wrong_values_are_named(key: str, value: Any) -> None:
     ("section", "message"),
     [
         ({"min_rows": 10**6}, r"brpg\.min_rows: expected at most the \d+ rows of a queue, found 1000000"),
-        ({"ignore_index": 1}, r"brpg\.ignore_index: expected none of the \d classes, found 1"),
         ({"fixed_threshold_classes": [99]}, r"brpg\.fixed_threshold_classes: .*, found 99"),
         ({"warmup": EPOCHS}, rf"brpg\.total: .*\(in iterations, {ITERATIONS} per epoch\)"),
     ],

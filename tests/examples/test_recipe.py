@@ -59,7 +59,7 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
         ("data: voc\nhead: 3", ("head: expected fields of BRPGConfig",)),
         ("data: voc\nhead: {momentun: 1}", ("momentun",)),
         ("data: voc\nhead: {momentum: 2}", ("momentum", "[0.0, 1.0]")),
-        ("data: voc\nepochs: 1", ("total: expected at least warmup + collect",)),
+        ("data: voc\nepochs: 1", ("epochs: expected at least warmup + collect (2), found 1",)),
         ("data: voc\nextends: nothing.yaml", ("cannot read", "nothing.yaml")),
         ("data: voc\nextends: wrong.yaml", ("extends itself",)),
         ("data: [", ("not YAML",)),
