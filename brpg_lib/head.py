@@ -195,7 +195,7 @@ class PrototypeHead(HeadState):
             loss_labeled=losses.labeled,
             loss_unlabeled=losses.unlabeled,
             phase=phase,
-            metrics={name: value.float() for name, value in (losses.metrics | health | rest).items()},
+            metrics={name: value.float() for name, value in {**losses.metrics, **health, **rest}.items()},
         )
 
     def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, now: Tensor, threshold: Tensor) -> Losses:

@@ -440,6 +440,7 @@ def test_a_layer_with_two_names(net: Net) -> None:
             assert len(tap.take(1)) == 1
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="compiled code of torch 2.4 keeps what hooks it has seen first")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_compiled_code_sees_taps_come_and_go(net: Net, in_place: bool) -> None:
     torch.compiler.reset()

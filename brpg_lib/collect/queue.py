@@ -11,9 +11,9 @@ from einops import rearrange
 from torch import Tensor
 
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
-from brpg_lib.collect.room import require_room, told_of_size
+from brpg_lib.collect.room import Room
 from brpg_lib.collect.samples import FALLBACK, LOW, NONE, Samples
-from brpg_lib.collect.saved_rows import SavedRows
+from brpg_lib.collect.saved_rows import ROWS_ALONG, SavedRows, differ_in_rows_only
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.choosing import put_rows
 from brpg_lib.kernels.segments import positions_in_group
@@ -92,24 +92,14 @@ class FeatureQueue(StateModule):
         self.dtype = dtype
         self.storage_device = require_device("device", device)
         device = self.storage_device
-        require_room(self.num_bytes, self._made_of, torch.empty(0, device=device).device)
+        rows = self.num_groups * self.capacity + self.fallback_capacity
+        self._room = Room(num_classes, rows, feature_dim, dtype)
+        self._room.require(torch.empty(0, device=device).device)
         for name, empty in self._full(device).items():
             self.register_state(name, empty)
         for name in ("rows", "cursor"):
             self.register_state(name, torch.zeros(num_classes, 2, dtype=torch.int64, device=device))
         self.register_state("dropped", torch.zeros((), dtype=torch.int64, device=device))
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the full queues."""
-        rows = self.num_classes * (self.num_groups * self.capacity + self.fallback_capacity)
-        return rows * (self.feature_dim * self.dtype.itemsize + 4)
-
-    @property
-    def _made_of(self) -> str:
-        rows = self.num_groups * self.capacity + self.fallback_capacity
-        kind = str(self.dtype).removeprefix("torch.")
-        return f"num_classes {self.num_classes} x {rows} rows x feature_dim {self.feature_dim} in {kind}"
 
     def _full(self, device: torch.device | None) -> dict[str, Tensor]:
         """The buffers of rows at full capacity, without any; -1 is less than the confidence of any row."""
@@ -247,7 +237,7 @@ class FeatureQueue(StateModule):
         """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
         if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
             return
-        with torch.inference_mode(False), told_of_size(self.num_bytes, self._made_of):
+        with torch.inference_mode(False), self._room.told():
             full_size = self._full(self.features.device)
         for name, full in full_size.items():
             held, axis = getattr(self, name), 1 if name.startswith("fallback") else 2
@@ -277,39 +267,27 @@ class FeatureQueue(StateModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
         if self.storage_device is not None:
             return self
-        with told_of_size(self.num_bytes, self._made_of):
+        with self._room.told():
             return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        used = int(self.rows.max())
-        for name in ("features", "confidence"):
-            destination[prefix + name] = SavedRows.of(destination[prefix + name][:, :, :used])
         taken = (self.fallback_confidence >= 0).any(0).nonzero()
-        kept = int(taken.max()) + 1 if len(taken) else 0
-        for name in ("fallback_features", "fallback_confidence"):
-            destination[prefix + name] = SavedRows.of(destination[prefix + name][:, :kept])
+        used = {2: int(self.rows.max()), 1: int(taken.max()) + 1 if len(taken) else 0}
+        for name, axis in ROWS_ALONG.items():
+            destination[prefix + name] = SavedRows.of(destination[prefix + name].narrow(axis, 0, used[axis]))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        trimmed = {
-            name: state_dict[prefix + name]
-            for name in ("features", "confidence", "fallback_features", "fallback_confidence")
-            if prefix + name in state_dict
-        }
         rows, cursor = (state_dict.get(prefix + name) for name in ("rows", "cursor"))
         if rows is not None and cursor is not None:  # only a full ring starts elsewhere than at its first place
             fits = bool(((cursor == rows) | (rows == self.capacity)).all())
             require(fits, f"{prefix}cursor", f"that of a queue of capacity {self.capacity}", "that of a smaller one")
-        for name, value in trimmed.items():  # adopt the lengths saved; the next append makes room again
-            capacity = self.fallback_capacity if name.startswith("fallback") else self.capacity
-            own = getattr(self, name)
-            axis = 1 if name.startswith("fallback") else 2
-            fits = value.ndim == own.ndim and value.shape[axis] <= capacity
-            if value.shape == own.shape:
-                continue
-            if fits and value.shape[:axis] == own.shape[:axis] and value.shape[axis + 1 :] == own.shape[axis + 1 :]:
+        most = {2: self.capacity, 1: self.fallback_capacity}
+        for name, axis in ROWS_ALONG.items():  # adopt the lengths saved; the next append makes room again
+            own, saved = getattr(self, name), state_dict.get(prefix + name)
+            if saved is not None and saved.shape != own.shape and differ_in_rows_only(own, saved, axis, most[axis]):
                 with torch.inference_mode(False):
-                    setattr(self, name, own.new_zeros(value.shape))
+                    setattr(self, name, own.new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        for name in trimmed:  # assigned as they are, with `assign=True`
+        for name in ROWS_ALONG:  # assigned as they are, with `assign=True`
             setattr(self, name, getattr(self, name).as_subclass(Tensor))

@@ -1,16 +1,70 @@
-"""Whether there is room for the queues, said before or where the allocator fails."""
+"""Whether there is room for the queues, said before they are made, or where the allocator fails."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
 from brpg_lib.validation import require
 
 GIGABYTE = 1e9
+
+
+class Room(NamedTuple):
+    """What queues take when they are full.
+
+    Attributes:
+        num_classes: Number of classes.
+        rows: Of each class.
+        feature_dim: Channels of a row.
+        dtype: Of its features; its confidence is a float32.
+    """
+
+    num_classes: int
+    rows: int
+    feature_dim: int
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size."""
+        return self.num_classes * self.rows * (self.feature_dim * self.dtype.itemsize + 4)
+
+    def __str__(self) -> str:
+        sizes = f"num_classes {self.num_classes} x {self.rows} rows x feature_dim {self.feature_dim}"
+        return (
+            f"{self.num_bytes / GIGABYTE:.3g} GB ({sizes} in {str(self.dtype).removeprefix('torch.')}); a smaller "
+            "queue_size or feature_dim, queue_dtype=torch.bfloat16, or queue_device='cpu' beside a GPU need less"
+        )
+
+    def require(self, device: torch.device) -> None:
+        """Require a device with so much memory, free or not.
+
+        Raises:
+            ValueError: The device has less.
+        """
+        limit = total_memory(device)
+        if limit is not None:
+            expected = f"queues that fit the {limit / GIGABYTE:.3g} GB of {device}"
+            require(self.num_bytes <= limit, "queue_size", expected, self)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Inside, an allocator that fails says how large the queues are.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: There is no memory left.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise torch.cuda.OutOfMemoryError(f"queue_size: no room for queues of {self}") from error
 
 
 def total_memory(device: torch.device) -> int | None:
@@ -20,40 +74,3 @@ def total_memory(device: torch.device) -> int | None:
     if device.type == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
-
-
-def require_room(num_bytes: int, of: str, device: torch.device) -> None:
-    """Require a device with so much memory, free or not.
-
-    Args:
-        num_bytes: How much is needed.
-        of: What it is made of, for the message.
-        device: Where.
-
-    Raises:
-        ValueError: The device has less.
-    """
-    limit = total_memory(device)
-    if limit is not None:
-        expected = f"queues that fit the {limit / GIGABYTE:.3g} GB of {device}"
-        require(num_bytes <= limit, "queue_size", expected, too_large(num_bytes, of))
-
-
-def too_large(num_bytes: int, of: str) -> str:
-    """How large the queues are, and what makes them smaller."""
-    return (
-        f"{num_bytes / GIGABYTE:.3g} GB ({of}); a smaller queue_size or feature_dim, queue_dtype=torch.bfloat16, "
-        "or queue_device='cpu' beside a GPU need less"
-    )
-
-
-@contextmanager
-def told_of_size(num_bytes: int, of: str) -> Iterator[None]:
-    """Inside, an allocator that fails says how large the queues are."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        text = f"queue_size: no room for queues of {too_large(num_bytes, of)}"
-        raise torch.cuda.OutOfMemoryError(text) from error

@@ -115,7 +115,7 @@ class ConfidenceSampler(StateModule):
         self.process_group = process_group
         self.register_state("thresholds", torch.full((num_classes,), confidence_threshold, dtype=torch.float32))
         self.register_state("draws", torch.zeros((), dtype=torch.int64))
-        self.register_state("_fixed", self._fixed_classes(torch.get_default_device()), persistent=False)
+        self.register_state("_fixed", self._fixed_classes(self.thresholds.device), persistent=False)
 
     def _fixed_classes(self, device: torch.device) -> Tensor:
         """Which classes keep the constant threshold: ``(C,)`` bool."""

@@ -11,6 +11,9 @@ from torch import Tensor
 _ELEMENTWISE = ("add", "radd", "sub", "rsub", "lerp", "copy", "foreach_add", "foreach_sub", "foreach_lerp")
 """What moving averages are made of: operations of two tensors, or two lists, by name without outer underscores."""
 
+ROWS_ALONG = {"features": 2, "confidence": 2, "fallback_features": 1, "fallback_confidence": 1}
+"""The axis of each tensor of a queue along which its rows lie."""
+
 
 class SavedRows(Tensor):
     """A tensor that does not mix with one of another length.
@@ -51,3 +54,9 @@ class SavedRows(Tensor):
 
 def _differ(first: object, second: object) -> bool:
     return isinstance(first, SavedRows) and isinstance(second, SavedRows) and first.shape != second.shape
+
+
+def differ_in_rows_only(own: Tensor, saved: Tensor, axis: int, most: int) -> bool:
+    """Whether saved rows fit a queue of at most so many, whatever their number."""
+    fits = saved.ndim == own.ndim and saved.shape[axis] <= most
+    return fits and saved.shape[:axis] == own.shape[:axis] and saved.shape[axis + 1 :] == own.shape[axis + 1 :]

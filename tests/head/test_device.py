@@ -252,7 +252,8 @@ def test_devices_without_float64(options: dict[str, Any], monkeypatch: pytest.Mo
             out = module(*pair)
         out.loss.item()
         repr(module)
-        module.state_dict()
+        if torch.__version__ >= "2.5":  # before, tensors of such a mode could not become a subclass
+            module.state_dict()
     assert_close(module.bank.prototypes, twin.bank.prototypes, atol=1e-4, rtol=1e-4)
 
 
