@@ -35,8 +35,7 @@ FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 
 def on_config(config: Any) -> Any:
     """Tell the theme and the extensions what is not in ``mkdocs.yml``."""
-    config.repo_url, config.repo_name = REPOSITORY, "brpg-lib"
-    config.edit_uri = None
+    config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": REPOSITORY, "name": "Repository"}]
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [{"name": "math", "class": "math", "format": math}]}
     return config
 
