@@ -1,0 +1,86 @@
+"""``brpg completion``: a script that completes commands and options, made once, so that a shell need not start Python."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import shtab
+
+from brpg_lib.cli import COMMANDS, function_of
+from brpg_lib.version import __version__
+
+WHERE = {
+    "bash": "~/.local/share/bash-completion/completions/brpg",
+    "zsh": "~/.zfunc/_brpg, with fpath+=~/.zfunc before compinit in ~/.zshrc",
+    "tcsh": "/etc/profile.d/brpg.completion.csh",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the script.
+
+    Returns:
+        Exit status: 0.
+    """
+    places = "; ".join(f"{shell}: {place}" for shell, place in WHERE.items())
+    parser = argparse.ArgumentParser(
+        prog="brpg completion",
+        description=f"Print a script that completes commands and options. Write it to the place of your shell. {places}.",
+    )
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    shell = parser.parse_args(argv).shell
+    sys.stdout.write(shtab.complete(whole_parser(), shell) + "\n")
+    return 0
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """All commands with their options, as far as what they need is installed."""
+    parser = argparse.ArgumentParser(prog="brpg")
+    parser.add_argument("--version", action="version", version=f"brpg-lib {__version__}")
+    commands = parser.add_subparsers()
+    for name, command in COMMANDS.items():
+        own = parser_of(name)
+        parents = [] if own is None else [own]
+        child = commands.add_parser(name, help=command.summary, parents=parents, add_help=False)
+        for action in child._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return parser
+
+
+class _FoundError(Exception):
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def parser_of(name: str) -> argparse.ArgumentParser | None:
+    """The parser of a command: what it parses its arguments with. None where it needs a package that is not there."""
+    try:
+        with _caught():
+            function_of(name)([])
+    except _FoundError as found:
+        return found.parser
+    except ModuleNotFoundError:
+        return None
+    raise AssertionError(f"brpg {name} parses no arguments")
+
+
+@contextmanager
+def _caught() -> Iterator[None]:
+    """The first parser that is asked to parse raises itself instead."""
+    original = argparse.ArgumentParser.parse_args
+
+    def raise_it(self: argparse.ArgumentParser, *_: Any, **__: Any) -> Any:
+        raise _FoundError(self)
+
+    argparse.ArgumentParser.parse_args = raise_it  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.parse_args = original  # type: ignore[method-assign]
