@@ -143,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _parser().parse_args(arguments)  # help, version, or what is wrong
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean brpg {near[0]}?" if near else ""
-        print(f"brpg: no such command: {name!r}{hint} (brpg --help lists them, brpg alone shows a tour)", file=sys.stderr)
+        print(
+            f"brpg: no such command: {name!r}{hint} (brpg --help lists them, brpg alone shows a tour)", file=sys.stderr
+        )
         return 2
     try:
         run = function_of(name)

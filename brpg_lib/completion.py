@@ -1,4 +1,4 @@
-"""``brpg completion``: a script that completes commands and options, made once, so that a shell need not start Python."""
+"""``brpg completion``: a script that completes commands and options. A shell that has it need not start Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     places = "; ".join(f"{shell}: {place}" for shell, place in WHERE.items())
     parser = argparse.ArgumentParser(
         prog="brpg completion",
-        description=f"Print a script that completes commands and options. Write it to the place of your shell. {places}.",
+        description=f"Print a script that completes commands and options, for the place of your shell. {places}.",
     )
     parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     shell = parser.parse_args(argv).shell
@@ -79,7 +79,7 @@ def _caught() -> Iterator[None]:
     def raise_it(self: argparse.ArgumentParser, *_: Any, **__: Any) -> Any:
         raise _FoundError(self)
 
-    argparse.ArgumentParser.parse_args = raise_it  # type: ignore[method-assign,assignment]
+    argparse.ArgumentParser.parse_args = raise_it  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Shows the examples of docstrings as code: griffe would take those outside of an ``Examples:`` section for quotations."""
+"""Shows the examples of docstrings as code; without an ``Examples:`` section they would be quotations."""
 
 from __future__ import annotations
 

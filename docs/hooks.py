@@ -1,8 +1,8 @@
 """Makes one site of pages that lie all over the repository, where their links work on a code host as well.
 
-Pages link each other by relative paths, the README by absolute addresses (a package index shows it too). Here both become
-links within the site where it has the page, and addresses in the repository elsewhere. Equations in ``math`` blocks become
-MathML, which browsers show without a script.
+Pages link each other by relative paths, the README by absolute addresses (a package index shows it too). Here both
+become links within the site where it has the page, and addresses in the repository elsewhere. Equations in ``math``
+blocks become MathML, which browsers show without a script.
 """
 
 from __future__ import annotations

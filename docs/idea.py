@@ -85,7 +85,9 @@ def draw() -> None:
     _boundary(axes[2], bank, "-")
     _prototypes(axes[2], bank)
     _pulls(axes[2], bank, labels, features)
-    axes[2].set_title("3. Centers of sure and of unsure pixels: the loss\npulls every pixel to the nearest of its class")
+    axes[2].set_title(
+        "3. Centers of sure and of unsure pixels: the loss\npulls every pixel to the nearest of its class"
+    )
     for bank_, axis in ((means, axes[1]), (bank, axes[2])):
         wrong = float((classified(bank_, features).numpy() != labels).mean())
         axis.set_xlabel(f"features of the pixels; {wrong:.0%} on the wrong side")

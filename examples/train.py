@@ -50,11 +50,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--root", help="directory of the dataset (default: the recipe's)")
     p.add_argument("--splits", help="directory that the recipe's split is in (default: the recipe's)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
-                   help="change a field of the recipe, or head.FIELD of the head; may be repeated (default: none)")  # fmt: skip
+                   help="change a field of the recipe, or head.FIELD; may be repeated (default: none)")  # fmt: skip
     add_mask_options(p)
     p.add_argument("--no-head", action="store_true", help="train the framework without the prototype head")
     p.add_argument("--device", help="torch device (default: the GPU of each process if there is one, else cpu)")
-    p.add_argument("--workers", type=int, default=4, help="processes that read images, for each GPU (default: %(default)s)")
+    p.add_argument(
+        "--workers", type=int, default=4, help="processes that read images, for each GPU (default: %(default)s)"
+    )
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/RECIPE)")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one")
     p.add_argument("--try", dest="trial", action="store_true",
@@ -130,7 +132,6 @@ def _list() -> None:
         table.add_row(name, r.split, r.network, "fits" if r.size is None else str(r.size), str(r.epochs))
     console.print(table)
     console.print("\nbrpg train PRESET --root DIR --try takes two steps of each phase; without --try it trains")
-
 
 
 def _made(recipe: Recipe, arguments: argparse.Namespace, processes: Processes) -> Run:

@@ -50,7 +50,12 @@ def test_the_source_distribution_is_complete(built: tuple[Path, str]) -> None:
 
 
 def test_nothing_warns(built: tuple[Path, str]) -> None:
-    words = ("Package would be ignored", "SetuptoolsDeprecationWarning", "is absent from the `packages`", "no files found")
+    words = (
+        "Package would be ignored",
+        "SetuptoolsDeprecationWarning",
+        "is absent from the `packages`",
+        "no files found",
+    )
     assert [line for line in built[1].splitlines() if any(word in line for word in words)] == []
 
 

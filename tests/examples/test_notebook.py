@@ -31,7 +31,9 @@ def test_it_runs() -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    )
     client.execute()  # raises where a cell does
     assert pictures(notebook) == pictures(written)
     assert sum(pictures(written)) == 5
