@@ -32,7 +32,7 @@ demo: setup ## train with and without the head on data that comes with it: runs/
 bench: setup ## measure on this machine: runs/bench/benchmark.md; ARGS=--quick takes two minutes
 	$(VENV)/bin/brpg bench $(ARGS)
 
-docs: setup ## the documentation as a site: site/index.html
+docs: setup ## the documentation as a site: site/index.html (with search: python3 -m http.server -d site)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict $(ARGS)
 
 lint: setup ## style and types

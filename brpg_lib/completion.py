@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import shtab
-
 from brpg_lib.cli import COMMANDS, function_of
 from brpg_lib.version import __version__
 
@@ -25,21 +23,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the script.
 
     Returns:
-        Exit status: 0.
+        Exit status: 0 for success, 2 for a missing package.
     """
     places = "; ".join(f"{shell}: {place}" for shell, place in WHERE.items())
     parser = argparse.ArgumentParser(
         prog="brpg completion",
         description=f"Print a script that completes commands and options, for the place of your shell. {places}.",
     )
-    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    parser.add_argument("shell", choices=tuple(WHERE))
     shell = parser.parse_args(argv).shell
-    sys.stdout.write(shtab.complete(whole_parser(), shell) + "\n")
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        print(f"brpg completion needs {error.name} for this: pip install 'brpg-lib[completion]'", file=sys.stderr)
+        return 2
+    sys.stdout.write(shtab.complete(whole_parser(shtab.FILE), shell) + "\n")
     return 0
 
 
-def whole_parser() -> argparse.ArgumentParser:
-    """All commands with their options, as far as what they need is installed."""
+def whole_parser(files: object) -> argparse.ArgumentParser:
+    """All commands with their options, as far as what they need is installed.
+
+    Args:
+        files: What tells that a path completes an argument.
+    """
     parser = argparse.ArgumentParser(prog="brpg")
     parser.add_argument("--version", action="version", version=f"brpg-lib {__version__}")
     commands = parser.add_subparsers()
@@ -49,7 +56,7 @@ def whole_parser() -> argparse.ArgumentParser:
         child = commands.add_parser(name, help=command.summary, parents=parents, add_help=False)
         for action in child._actions:
             if action.type is Path:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = files  # type: ignore[attr-defined]
     return parser
 
 

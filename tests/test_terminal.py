@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
-from brpg_lib import cli
+from brpg_lib import cli, completion
 from brpg_lib.cli import COMMANDS, main
 
-pytest.importorskip("shtab")
-completion = importlib.import_module("brpg_lib.completion")
 OURS = [name for name in COMMANDS if "adapters" not in COMMANDS[name].place]
 RUN_BRPG = "import sys; from brpg_lib.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -119,15 +117,23 @@ def test_a_terminal_of_80_columns_without_colors() -> None:
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", text), "a color in spite of NO_COLOR"
 
 
-@pytest.mark.parametrize("shell", completion.shtab.SUPPORTED_SHELLS)
+@pytest.mark.parametrize("shell", completion.WHERE)
 def test_completion_for_every_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
     assert main(["completion", shell]) == 0
     out = capsys.readouterr().out
     assert "check-data" in out
     assert "framework" in out
 
 
+def test_completion_without_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'brpg-lib[completion]'" in capsys.readouterr().err
+
+
 def test_completion_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
     main(["completion", "bash"])
     script = tmp_path / "brpg"
     script.write_text(capsys.readouterr().out)
