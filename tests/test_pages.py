@@ -12,6 +12,7 @@ import torch
 from pages import PAGES, ROOT, STARTS, blocks, targets
 
 import brpg_lib
+from brpg_lib.cli import main
 from brpg_lib.output import METRICS
 
 FROM = "# from "
@@ -35,6 +36,13 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert lines in (ROOT / first.removeprefix(FROM)).read_text(), first
         else:
             exec(compile(textwrap.dedent(block), name_of(page), "exec"), scope)
+
+
+def test_the_table_for_compare_can_be_read(tmp_path: Path) -> None:
+    (table,) = [block for block in blocks(ROOT / "docs/compare.md", "text") if block.startswith("seed,")]
+    (tmp_path / "runs.csv").write_text(table)
+    assert main(["compare", str(tmp_path / "runs.csv"), "--out", str(tmp_path / "page")]) == 0
+    assert "+1.4" in (tmp_path / "page/compare.md").read_text()
 
 
 def test_every_metric_is_explained() -> None:
