@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,18 @@ BENCHMARKS = {"clustering": clustering, "step": step, "training_overhead": train
 
 def bench_command(argv: Sequence[str]) -> int:
     """``brpg bench`` on the command line."""
+    parser().parse_args(argv)  # before this starts anew
     command.with_quiet_threads()
     return main(argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = command.parser("brpg bench", __doc__)
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="where to write (default: %(default)s)"
+    )
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 for success, 2 for wrong usage.
     """
-    p = command.parser("brpg bench", __doc__)
-    p.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(default: %(default)s)")
-    arguments = p.parse_args(argv)
+    arguments = parser().parse_args(argv)
     console = Console()
     try:
         options = command.options_of(arguments)

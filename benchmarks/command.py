@@ -48,12 +48,12 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """The options that all have."""
     p = argparse.ArgumentParser(prog=name, description=description)
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    p.add_argument("--device", choices=("cpu", "cuda"), default=default, help="(default: %(default)s)")
+    p.add_argument("--device", choices=("cpu", "cuda"), default=default, help="where to measure (default: %(default)s)")
     p.add_argument("--preset", choices=tuple(PRESETS), default="voc", help="sizes of a training (default: %(default)s)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", help="small sizes, seconds each")
     size.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="sizes for tests, no evidence")
-    p.add_argument("--repeats", type=int, help="timed runs of each contender (default: 5)")
+    p.add_argument("--repeats", type=int, metavar="N", help="timed runs of each contender (default: 5)")
     p.add_argument("--compile", action="store_true", help="step: also with torch.compile")
     p.add_argument("--amp", action="store_true", help="training_overhead: autocast to bfloat16")
     p.set_defaults(size="full")

@@ -38,12 +38,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("root", type=Path, help="directory with images/ and labels/, or of a published dataset")
     p.add_argument("--data", choices=[name for name in DATASETS if name != "digits"],
                    help="layout, where there are several (default: the most special one)")  # fmt: skip
-    p.add_argument("--split", metavar="DIR", help="published datasets: directory with labeled.txt and unlabeled.txt")
+    p.add_argument(
+        "--split",
+        metavar="DIR",
+        help="published datasets: directory with labeled.txt and unlabeled.txt (default: none)",
+    )
     add_mask_options(p)
     p.add_argument("--seed", type=int, default=0, help="of the images that a training draws (default: %(default)s)")
     p.add_argument("--workers", type=int, default=min(8, 2 * (os.cpu_count() or 1)), metavar="N",
                    help="threads that read files (default: %(default)s)")  # fmt: skip
-    p.add_argument("--picture", type=Path, metavar="FILE", help="draw a few images with their masks over them (.png)")
+    p.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw a few images with their masks over them, .png (default: no)"
+    )
     p.add_argument("--json", action="store_true", help="print everything as JSON, for scripts")
     return p
 

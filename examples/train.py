@@ -47,16 +47,16 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("recipe", nargs="?", help="name of a preset, such as voc/classic_92, or path of a YAML file")
     p.add_argument("--list", action="store_true", help="show the presets and exit")
-    p.add_argument("--root", help="directory of the dataset")
-    p.add_argument("--splits", help="directory that the recipe's split is in")
+    p.add_argument("--root", help="directory of the dataset (default: the recipe's)")
+    p.add_argument("--splits", help="directory that the recipe's split is in (default: the recipe's)")
     p.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
-                   help="change a field of the recipe, or head.FIELD of the head; may be repeated")  # fmt: skip
+                   help="change a field of the recipe, or head.FIELD; may be repeated (default: none)")  # fmt: skip
     add_mask_options(p)
     p.add_argument("--no-head", action="store_true", help="train the framework without the prototype head")
     p.add_argument("--device", help="torch device (default: the GPU of each process if there is one, else cpu)")
     processes = min(4, os.cpu_count() or 1)
     p.add_argument(
-        "--workers", type=int, default=processes, help="processes that read images, for each GPU (%(default)s)"
+        "--workers", type=int, default=processes, help="processes that read images, for each GPU (default: %(default)s)"
     )
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/RECIPE)")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one")
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     if arguments.list:
-        _list(Console())
+        _list()
         return 0
     if arguments.recipe is None:
         parser().error("expected a recipe; --list shows the presets")
@@ -123,13 +123,16 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         return read_recipe(arguments.recipe, changes)
 
 
-def _list(console: Console) -> None:
-    names = presets()
-    table = Table(Column("preset", min_width=max(map(len, names))), "data", "split", "network", "crop", "epochs")
-    for name in names:
+def _list() -> None:
+    """No name is cut: a narrow terminal folds cells, and a file or a pipe gets lines as long as need be."""
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    heads = ("split", "network", "crop", "epochs")
+    table = Table(Column("preset", no_wrap=True), *(Column(head, overflow="fold") for head in heads), box=None)
+    for name in presets():
         r = read_recipe(name)
-        table.add_row(name, r.data, r.split, r.network, "fits" if r.size is None else str(r.size), str(r.epochs))
+        table.add_row(name, r.split, r.network, "fits" if r.size is None else str(r.size), str(r.epochs))
     console.print(table)
+    console.print("\nbrpg train PRESET --root DIR --try takes two steps of each phase; without --try it trains")
 
 
 def _made(recipe: Recipe, arguments: argparse.Namespace, processes: Processes) -> Run:

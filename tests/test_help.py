@@ -9,7 +9,7 @@ import pytest
 from brpg_lib import cli
 
 BENCHMARKS = ("accuracy", "clustering", "gpu", "growth", "kernels", "step", "synchronization", "training_overhead")
-SUBCOMMANDS = [place.replace(":bench_command", ":main") for place, _, _ in cli.COMMANDS.values()]  # it starts anew
+SUBCOMMANDS = [command.place for command in cli.COMMANDS.values()]
 PLACES = [*SUBCOMMANDS, *(f"brpg_lib.benchmarks.{name}:main" for name in BENCHMARKS)]
 
 

@@ -91,7 +91,7 @@ LEVELS = (
     ("graphs",),
     ("head",),
     ("settings",),
-    ("distributed", "projection", "tap", "inspection", "cli"),
+    ("distributed", "projection", "tap", "inspection", "cli", "completion"),
     ("adapters",),
     ("examples",),
     ("benchmarks",),
@@ -216,7 +216,7 @@ def test_version_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"brpg-lib {brpg_lib.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"]])
+@pytest.mark.parametrize("arguments", [["--unknown"], ["--unknown", "demo"]])
 def test_wrong_use_of_the_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -32,13 +32,7 @@ head's, and tells the mean difference, its interval, each class, and how many mo
   brpg compare RESULTS         one folder with several variants, or a CSV file with the columns seed, variant and
                                a score; optional: setting, further scores, iou:CLASS
 """
-EXAMPLE = """\
-example:
-  brpg train voc/classic_92 --no-head --set seed=0 --out runs/without/0      (and seeds 1, 2, ...)
-  brpg train voc/classic_92 --set seed=0 --out runs/with/0
-  brpg compare runs/without runs/with
-
-exit status: 0 for success, whatever the verdict; 2 for wrong usage or data that cannot be compared"""
+STATUS = "exit status: 0 for success, whatever the verdict; 2 for wrong usage or data that cannot be compared"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="brpg compare",
         description=DESCRIPTION,
-        epilog=EXAMPLE,
+        epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("places", nargs="+", type=Path, metavar="PLACE", help="one or two folders or files, as above")

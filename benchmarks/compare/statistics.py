@@ -125,7 +125,7 @@ def other_seeds(differences: Differences, level: float = LEVEL) -> Estimate | No
             np.mean([seeds[seed] for seeds in differences.values()]) for seed in next(iter(differences.values()))
         ]
         return students([float(value) for value in of_seed], level, "seed", scope)
-    squares = np.array([((values - values.mean()) ** 2).sum() for values in settings])
+    squares = np.array([((values - values.mean()) ** 2).sum() for values in settings], dtype=np.float64)
     pooled = squares.sum() / (sizes - 1).sum()
     variances = np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), pooled) / sizes
     freedom = float((sizes - 1).sum())

@@ -29,9 +29,20 @@ def parser() -> argparse.ArgumentParser:
         "or any state dict that holds one. Nothing in the file is run.",
     )
     p.add_argument("checkpoint", type=Path, help="file to read")
-    p.add_argument("--head", metavar="PLACE", help="which head, where the file has several; they are listed without it")
-    p.add_argument("--names", type=Path, metavar="FILE", help="names of the classes, one a line")
-    p.add_argument("--out", type=Path, metavar="FILE", help="write a page (.html) or a picture (.png, .svg, .pdf)")
+    p.add_argument(
+        "--head",
+        metavar="PLACE",
+        help="which head, where the file has several (default: the only one; several are listed)",
+    )
+    p.add_argument(
+        "--names", type=Path, metavar="FILE", help="names of the classes, one a line (default: those in the file)"
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write a page (.html) or a picture (.png, .svg, .pdf) (default: neither)",
+    )
     return p
 
 

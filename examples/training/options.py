@@ -28,18 +28,19 @@ def add_mask_options(parser: argparse.ArgumentParser) -> None:
         "--num-classes",
         type=int,
         metavar="N",
-        help="number of classes: labels are 0..N-1, or 255 (ignored); known where names or values are",
+        help="number of classes: labels are 0..N-1, or 255, ignored (default: from names, values or colors)",
     )
     values = group.add_mutually_exclusive_group()
     values.add_argument(
         "--mask-values",
         metavar="VALUES",
-        help="values by class, such as 0,255, or VALUE=CLASS, such as 0=0,255=1,128=ignore,other=0",
+        help="values by class, such as 0,255, or VALUE=CLASS, such as 0=0,255=1,128=ignore,other=0 "
+        "(default: masks hold class indices)",
     )
     values.add_argument(
         "--palette",
         metavar="COLORS",
-        help="masks in colors: a file of lines NAME=#rrggbb or r,g,b, or these with ';' between",
+        help="masks in colors: a file of lines NAME=#rrggbb or r,g,b, or these with ';' between (default: no colors)",
     )
 
 
@@ -52,7 +53,7 @@ def mask_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """What to train on, and how; :func:`chosen` reads it."""
     parser.add_argument("--data", choices=DATASETS, default="digits", help="dataset (default: %(default)s)")
-    parser.add_argument("--root", help="directory of the dataset (all but digits)")
+    parser.add_argument("--root", help="directory of the dataset (default: none; digits need none)")
     add_mask_options(parser)
     group = parser.add_argument_group("training")
     group.add_argument("--steps", type=int, metavar="N", help="of each training (default: 800 for digits, else 1000)")

@@ -199,9 +199,9 @@ def test_level(tmp_path: Path) -> None:
 
 def test_help_tells_defaults_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        cli.main(["compare", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    for part in ("example:", "default: 0.95", "default: 10000", "default: runs/compare", "default: 'no head'"):
+    for part in ("examples:", "default: 0.95", "default: 10000", "default: runs/compare", "default: 'no head'"):
         assert part in said
 
 

@@ -204,6 +204,19 @@ def test_ignore_index(ignore_index: int) -> None:
         assert torch.equal(*losses)
 
 
+def test_channels_last_changes_nothing() -> None:
+    def turned(batch: Any) -> Any:
+        return fresh(batch, features=batch.features.detach().to(memory_format=torch.channels_last))
+
+    heads = [head(), head()]
+    for seed in range(8):
+        first, second = labeled(seed), unlabeled(seed)
+        losses = [heads[0](first, second).loss, heads[1](turned(first), turned(second)).loss]
+        assert torch.allclose(*losses, rtol=1e-5)
+    assert losses[0] > 0
+    assert torch.allclose(heads[0].bank.prototypes, heads[1].bank.prototypes, rtol=1e-5, atol=1e-6)
+
+
 def test_a_broken_pixel_counts_once() -> None:
     """Also where it would have gone to two queues."""
     module = head(rare_class_fallback=True, warmup=0)

@@ -102,7 +102,7 @@ def verdict(metrics: dict[str, Any]) -> list[str]:
     seed = metrics["config"]["seed"]
     said.append(
         f"This is one seed ({seed}): a change of several points will show with others too, one of a point or less may "
-        'not. README, "What was measured", has many seeds with intervals.'
+        "not. docs/results.md has many seeds with intervals."
     )
     return said
 
