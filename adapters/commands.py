@@ -90,6 +90,8 @@ def run_command(argv: Sequence[str]) -> int:
     fixes = _fixes(framework, arguments.fix)
     if arguments.nproc_per_node < 1:
         raise PatchError(f"--nproc-per-node: expected at least 1, found {arguments.nproc_per_node}")
+    if arguments.nproc_per_node > 1 and not framework.ranks:
+        raise PatchError(f"--nproc-per-node: the scripts of {framework.name} know one process only")
     script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
     patched = framework.patch(script.name, _read(script), fixes)
     folder = script.parent if framework.runs_in_checkout else Path.cwd()
@@ -197,7 +199,8 @@ def _start_line(framework: Framework, script: Path, target: Path) -> str:
         os.path.relpath(os.path.realpath(p), os.path.realpath(folder)) for p in (script.parent, target)
     )
     imports = "" if target.parent == script.parent else f"PYTHONPATH={shlex.quote(source)} "
-    start = f"torchrun --nproc_per_node={processes} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
+    launcher = f"torchrun --nproc_per_node={processes}" if framework.ranks else "python"
+    start = f"{launcher} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
     return f"cd {shlex.quote(str(folder))} && {imports}{start}"
 
 

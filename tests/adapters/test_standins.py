@@ -23,7 +23,7 @@ import torch
 import training
 from builders import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import RECORDER, SCRIPTS, Run, train
+from training import RECORDER, RESUMING, Run, train
 
 from brpg_lib.benchmarks.compare.result_files import read_result
 from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT
@@ -126,7 +126,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return workspace
 
 
-@pytest.fixture(scope="module", params=SCRIPTS, ids=lambda param: "-".join(param))
+@pytest.fixture(scope="module", params=RESUMING, ids=lambda param: "-".join(param))
 def trainings(
     request: pytest.FixtureRequest, blank: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Trainings:
