@@ -45,7 +45,6 @@ def training_script(
     student: str,
     score: str,
     logged: str,
-    saved: str,
     optimizer: str = "optimizer",
     teacher: str = "",
     own: Sequence[Edit] = (),
@@ -56,7 +55,6 @@ def training_script(
         student: Name of the network with the head.
         score: Name of its mean Dice.
         logged: Call that logs the last scalar of a step.
-        saved: How log messages name its checkpoint.
         optimizer: Name of its optimizer.
         teacher: Name of its EMA teacher.
         own: Edits of this script alone: the loss, and the teacher.
@@ -67,7 +65,7 @@ def training_script(
         teacher=f", teacher={teacher}" if teacher else "",
         average=", teacher=True" if teacher else "",
     )
-    number = student.removeprefix("model")
+    prefix = "" if student == "model" else f"{student}_"
     save = f"torch.save({student}.state_dict(), "
     return (
         After(anchor="import argparse", code=IMPORTS),
@@ -77,16 +75,13 @@ def training_script(
         *own,
         After(anchor=logged, within="train", code="brpg.log(writer, iter_num)"),
         After(
-            anchor=f"writer.add_scalar('info/{student if number else ''}{'_' if number else ''}val_mean_dice', {score}, iter_num)",
+            anchor=f"writer.add_scalar('info/{prefix}val_mean_dice', {score}, iter_num)",
             within="train",
             code=RECORD.format(score=score),
         ),
         Before(anchor=f"{save}save_best)", within="train", code="brpg.save(save_best, iter_num)"),
         Before(
-            anchor=f"{save}save_mode_path)",
-            followed_by=f'logging.info("save {saved} to {{}}".format(save_mode_path))',
-            within="train",
-            code="brpg.save(save_mode_path, iter_num)",
+            anchor=f"{save}save_mode_path)", within="train", code="brpg.save(save_mode_path, iter_num)", optional=True
         ),
     )
 
@@ -104,7 +99,6 @@ def mean_teacher(teacher_pass: str, probabilities: str, logged: str) -> Sequence
         teacher="ema_model",
         score="performance",
         logged=logged,
-        saved="model",
         own=(
             Replace(
                 anchor=f"with torch.no_grad():{teacher_pass}",
@@ -135,8 +129,7 @@ CROSS = training_script(
     student="model1",
     optimizer="optimizer1",
     score="performance1",
-    logged="logging.info('iteration %d : model1 loss : %f model2 loss : %f' % ...)",
-    saved="model1",
+    logged="writer.add_scalar('loss/model2_loss', model2_loss, iter_num)",
     own=(
         Require(anchor="loss.backward()", within="train"),
         Before(

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from brpg_lib.examples.made_up import (
-    NUM_CLASSES,
     FILES,
+    NUM_CLASSES,
     Workspace,
     write_changes,
     write_images,
@@ -80,7 +80,15 @@ def corrmatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -
 
 def _config(epochs: int, brpg: dict[str, Any], **own: Any) -> dict[str, Any]:
     """What the yamls of UniMatch and its descendants share."""
-    return {"data_root": "data", "epochs": epochs, "batch_size": 2, "lr": 1e-3, "conf_thresh": 0.95, **own, "brpg": brpg}
+    return {
+        "data_root": "data",
+        "epochs": epochs,
+        "batch_size": 2,
+        "lr": 1e-3,
+        "conf_thresh": 0.95,
+        **own,
+        "brpg": brpg,
+    }
 
 
 def ssl4mis(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:

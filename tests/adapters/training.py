@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ ALL = [(framework.name, script) for framework in FRAMEWORKS.values() for script 
 RESUMING = [pair for pair in ALL if any("brpg.load(" in edit.uses for edit in FRAMEWORKS[pair[0]].scripts[pair[1]])]
 LASTING = [pair for pair in ALL if pair not in RESUMING]
 """The scripts that can be patched, with the framework they belong to; those that resume, and those that do not."""
-LONGER = {  # what upstream does in a long training only
-    "len(trainloader_u) // 8": "max(1, len(trainloader_u) // 8)",
-    "iter_num % 200": "iter_num % 20",
-    "iter_num % 3000": "iter_num % 20",
+RARE = {
+    r"(?<!max\(1, )len\(trainloader_u\) // 8": "max(1, len(trainloader_u) // 8)",
+    r"iter_num % (200|3000)\b": "iter_num % 20",
 }
+"""What upstream does in long trainings only, and how it happens in short ones."""
 
 
 @dataclass
@@ -85,10 +86,8 @@ def train(
         arguments = [argument for argument in arguments if not argument.startswith("--brpg")]
         target = workspace.folder / script
         target.write_text((checkout / script).read_text())
-    text = target.read_text()
-    for rare, often in LONGER.items():
-        text = text.replace(rare, often) if often not in text else text
-    target.write_text(text)
+    for rare, often in RARE.items():
+        target.write_text(re.sub(rare, often, target.read_text()))
     records = folder / name
     records.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
