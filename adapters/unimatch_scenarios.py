@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from .engine import After
+from .engine import After, Replace
 from .framework import Framework
 from .unimatch import PLUGIN, UNIMATCH_STEP, arguments, small_epochs, training_script
+from .unimatch_v2 import PLUGIN as V2_PLUGIN
+from .unimatch_v2 import UNIMATCH_V2_STEP
 
 SCRIPT = "unimatch.py"
 
 CHANGES_RECORD = """
-brpg.record(args.save_path, epoch, sum(iou_class) / 2, {'unchanged': iou_class[0], 'changed': iou_class[1]},
-            settings=cfg, split=args.labeled_id_path)
+brpg.record(args.save_path, epoch, sum({iou}) / 2, {{'unchanged': {iou}[0], 'changed': {iou}[1]}}, settings=cfg,
+            split=args.labeled_id_path)
 """
+
+
+def changes(average: str = "") -> After:
+    """Writes down each validation's IoU; ``average`` is what the names end in of the scores that count."""
+    return After(
+        anchor=f"writer.add_scalar('eval/overall_accuracy{average}', overall_acc{average}, epoch)",
+        within="main",
+        code=CHANGES_RECORD.format(iou=f"iou_class{average}"),
+    )
+
 
 REMOTE_SENSING = Framework(
     name="unimatch-remote-sensing",
@@ -27,15 +39,38 @@ REMOTE_SENSING = Framework(
                 "model(torch.cat((imgA_x, imgA_u_w)), torch.cat((imgB_x, imgB_u_w)), True)",
                 "model(torch.cat((imgA_u_s1, imgA_u_s2)), torch.cat((imgB_u_s1, imgB_u_s2)))",
             ),
-            record=After(
-                anchor="writer.add_scalar('eval/overall_accuracy', overall_acc, epoch)",
-                within="main",
-                code=CHANGES_RECORD,
-            ),
+            record=changes(),
         )
     },
     start={SCRIPT: arguments("levir", "5%", "unimatch_brpg/r50/5%")},
     fixes={"short-epochs": small_epochs((SCRIPT,))},
+)
+
+V2_SCRIPT = "unimatch_v2.py"
+# Unlike in UniMatch V2's main script, the student itself labels the weak view, and the EMA model is only evaluated.
+V2_REMOTE_SENSING = Framework(
+    name="unimatch-v2-remote-sensing",
+    repository="https://github.com/LiheYoung/UniMatch-V2",
+    commits=("f6afb4d",),
+    home="remote-sensing",
+    scripts={
+        V2_SCRIPT: (
+            *training_script(
+                V2_PLUGIN.replace("teacher=model_ema", "teacher=model").replace(", teacher=True", ""),
+                UNIMATCH_V2_STEP,
+                marker="from dataset.semicd import *",
+                passes=(
+                    "model(imgA_u_w, imgB_u_w)",
+                    "model(imgA_x, imgB_x)",
+                    "model(torch.cat((imgA_u_s1, imgA_u_s2)), torch.cat((imgB_u_s1, imgB_u_s2)), comp_drop=True)",
+                ),
+                record=changes("_ema"),
+            ),
+            Replace(anchor="torch.no_grad()", within="main", code="brpg.teacher_pass()"),
+        )
+    },
+    start={V2_SCRIPT: arguments("levir", "5%", "unimatch_v2_brpg/dinov2_small/5%")},
+    fixes={"short-epochs": small_epochs((V2_SCRIPT,))},
 )
 
 UNET_PLUGIN = """

@@ -143,7 +143,9 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "unimatch": unimatch,
     "unimatch-v2": unimatch_v2,
     "unimatch-remote-sensing": scenarios.remote_sensing,
+    "unimatch-v2-remote-sensing": scenarios.remote_sensing_v2,
     "unimatch-medical": scenarios.medical,
+    "prevmatch": scenarios.prevmatch,
     "corrmatch": scenarios.corrmatch,
     "ssl4mis": scenarios.ssl4mis,
 }

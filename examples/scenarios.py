@@ -22,6 +22,7 @@ from brpg_lib.examples.made_up import (
 )
 
 RESNET = "from model.backbone.resnet import resnet50 as network; network = network()"
+DINO = "from model.backbone.dinov2 import DINOv2; network = DINOv2(model_name='small')"
 DEEPLAB = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
 ARGUMENTS = ("--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt")
 
@@ -45,13 +46,23 @@ def write_yaml(folder: Path, config: Mapping[str, Any]) -> None:
 
 def remote_sensing(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
     """A workspace for the change detection of UniMatch."""
+    network = DEEPLAB | {"model": "deeplabv3plus", "crop_size": 65}
+    return _changes(checkout, folder, RESNET, network | _training(epochs, brpg))
+
+
+def remote_sensing_v2(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for the change detection of UniMatch V2."""
+    network = {"backbone": "dinov2_small", "model": "dpt", "lock_backbone": False, "crop_size": 70}
+    return _changes(checkout, folder, DINO, network | _training(epochs, brpg))
+
+
+def _changes(checkout: Path, folder: Path, weights: str, config: dict[str, Any]) -> Workspace:
     names = write_changes(folder / "data")
     lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "splits/levir/test.txt"}
     for split, path in lists.items():
         write_lines(folder / path, names[split])
-    config = _config(epochs, brpg, dataset="levir", nclass=2, crop_size=65, lr_multi=1.0)
-    write_yaml(folder, config | DEEPLAB | {"model": "deeplabv3plus"})
-    write_weights(checkout, folder / "pretrained/resnet50.pth", RESNET)
+    write_yaml(folder, config | {"dataset": "levir", "nclass": 2, "lr_multi": 1.0})
+    write_weights(checkout, folder / f"pretrained/{config['backbone']}.pth", weights)
     return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
 
 
@@ -61,34 +72,37 @@ def medical(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> 
     for split in ("labeled", "unlabeled"):
         write_lines(folder / f"{split}.txt", [f"data/slices/{name}.h5" for name in names[split]])
     write_lines(folder / "splits/acdc/valtest.txt", [f"data/{name}.h5" for name in names["test"]])
-    write_yaml(folder, _config(epochs, brpg, dataset="acdc", nclass=4, crop_size=64))
+    write_yaml(folder, _training(epochs, brpg) | {"dataset": "acdc", "nclass": 4, "crop_size": 64})
     return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
 
 
 def corrmatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
-    """A workspace for CorrMatch."""
+    """A workspace for CorrMatch, which starts from random weights if told to."""
+    own = {"thresh_init": 0.85, "pretrain": False, "multi_grid": False}
+    return _pascal(folder, "partitions", _training(epochs, brpg) | own)
+
+
+def prevmatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any], amp: bool = True) -> Workspace:
+    """A workspace for PrevMatch."""
+    previous = {"list_max_len": 2, "model_num": 2, "random_select": True, "conf_thresh": 0.1, "base_only_epoch": 0}
+    write_weights(checkout, folder / "pretrained/resnet50.pth", RESNET)
+    return _pascal(folder, "splits", _training(epochs, brpg) | {"amp": amp, "prev": previous, "save_map": False})
+
+
+def _pascal(folder: Path, splits: str, config: dict[str, Any]) -> Workspace:
     names = write_images(folder / "data")
-    lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "partitions/pascal/val.txt"}
+    lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": f"{splits}/pascal/val.txt"}
     for split, path in lists.items():
         write_lines(folder / path, [" ".join(FILES).format(name) for name in names[split]])
-    config = _config(epochs, brpg, dataset="pascal", nclass=NUM_CLASSES, crop_size=65, lr_multi=10.0)
     criterion = {"name": "CELoss", "kwargs": {"ignore_index": 255}}
-    own = {"criterion": criterion, "thresh_init": 0.85, "pretrain": False, "multi_grid": False}
-    write_yaml(folder, config | DEEPLAB | own)
-    return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/best.pth")
+    data = {"dataset": "pascal", "nclass": NUM_CLASSES, "crop_size": 65, "lr_multi": 10.0, "criterion": criterion}
+    write_yaml(folder, config | DEEPLAB | data)
+    return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
 
 
-def _config(epochs: int, brpg: dict[str, Any], **own: Any) -> dict[str, Any]:
+def _training(epochs: int, brpg: dict[str, Any]) -> dict[str, Any]:
     """What the yamls of UniMatch and its descendants share."""
-    return {
-        "data_root": "data",
-        "epochs": epochs,
-        "batch_size": 2,
-        "lr": 1e-3,
-        "conf_thresh": 0.95,
-        **own,
-        "brpg": brpg,
-    }
+    return {"data_root": "data", "epochs": epochs, "batch_size": 2, "lr": 1e-3, "conf_thresh": 0.95, "brpg": brpg}
 
 
 def ssl4mis(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -26,6 +27,11 @@ RARE = {
     r"iter_num % (200|3000)\b": "iter_num % 20",
 }
 """What upstream does in long trainings only, and how it happens in short ones."""
+
+
+def once(received: Sequence[float]) -> bool:
+    """Whether a loss got one gradient in a step: 1, or the scale of mixed precision."""
+    return len(received) == 1 and math.log2(received[0]).is_integer()
 
 
 @dataclass
