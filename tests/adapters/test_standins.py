@@ -36,6 +36,7 @@ SCORES = {
     "unimatch": ["eval/mIoU"],
     "unimatch-v2": ["eval/mIoU_ema"],
     "unimatch-remote-sensing": ["eval/unchanged_IoU", "eval/changed_IoU"],
+    "unimatch-v2-remote-sensing": ["eval/unchanged_IoU_ema", "eval/changed_IoU_ema"],
     "unimatch-medical": ["eval/MeanDice"],
 }
 """Scalars whose mean is the score that is written down."""

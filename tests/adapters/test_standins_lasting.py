@@ -25,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("forking_on_the_cpu")
 STANDINS = Path(__file__).parents[1] / "standins"
 HEAD = BRPG | {"feature_dim": 16}
 EPOCHS = 4
-SCORE = {"ssl4mis": "Dice", "corrmatch": "mIoU"}
 
 
 @dataclass
@@ -88,7 +87,7 @@ def test_each_phase_has_its_loss(trainings: Trainings) -> None:
 def saved(run: Run) -> dict[str, Any]:
     """Contents of all files that the script and the plug-in saved, by name."""
     files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
-    return {file.name: torch.load(file, weights_only=True) for file in files}
+    return {file.name: torch.load(file, weights_only=False) for file in files}
 
 
 def scalars(run: Run) -> dict[str, dict[int, float]]:
@@ -145,7 +144,7 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
     assert with_head is not None
     assert without is not None
     assert (with_head.variant, without.variant) == (WITH, WITHOUT)
-    assert list(with_head.scores) == [SCORE[trainings.framework]]
+    assert list(with_head.scores) == ["Dice" if trainings.framework == "ssl4mis" else "mIoU"]
     assert with_head.fixed == without.fixed
     assert (with_head.seed, with_head.setting) == (without.seed, without.setting)
 

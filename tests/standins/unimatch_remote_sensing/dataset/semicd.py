@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset
+
+MARGIN = 8
+"""Padding in which crops may lie."""
 
 
 class SemiCDDataset(Dataset):
@@ -27,12 +31,16 @@ class SemiCDDataset(Dataset):
         mask = torch.from_numpy(mask // 255).long()
         if self.mode == "val":
             return a, b, mask, self.ids[index]
-        top, left = (random.randint(0, side - self.size) for side in mask.shape)
-        a, b, mask = (x[..., top : top + self.size, left : left + self.size].clone() for x in (a, b, mask))
+        top, left = (random.randint(0, side + MARGIN - self.size) for side in mask.shape)
+
+        def crop(values, fill):
+            padded = F.pad(values, [0, MARGIN, 0, MARGIN], value=fill)
+            return padded[..., top : top + self.size, left : left + self.size].clone()
+
+        a, b, mask = crop(a, 0), crop(b, 0), crop(mask, 255)
         if self.mode == "train_l":
             return a, b, mask
-        ignore = torch.zeros_like(mask)
-        ignore[: random.randint(0, 8)] = 255
+        ignore = 255 * (mask == 255).long()
         return a, b, strong(a), strong(b), strong(a), strong(b), ignore, self._box(), self._box()
 
     def _box(self):
