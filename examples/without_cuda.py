@@ -1,8 +1,8 @@
 """Runs a script that insists on CUDA on a machine without: ``python -m brpg_lib.examples.without_cuda SCRIPT ARGS``.
 
-For trying a training script out, not for training: ``.cuda()`` leaves everything on the CPU, NCCL becomes gloo, and
-mixed precision is bfloat16, and
-synchronized batch norm becomes plain batch norm. Works under torchrun too. Where there is CUDA, it changes nothing.
+For trying a training script out, not for training: ``.cuda()`` leaves everything on the CPU, NCCL becomes gloo, mixed
+precision becomes bfloat16, and synchronized batch norm plain batch norm. Works under torchrun too. Where there is CUDA,
+it changes nothing.
 """
 
 from __future__ import annotations
