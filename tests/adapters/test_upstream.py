@@ -89,3 +89,19 @@ def test_trains_for_30_steps(framework: str, script: str, processes: int, tmp_pa
     assert list(tmp_path.rglob("*.brpg.pth"))
     final = run.calls[0][-1]
     print(f"{framework} {script} x{processes}: loss {final['loss']:.3f}, {final['prototypes']} prototypes")
+
+
+@pytest.mark.parametrize(("framework", "script"), LASTING)
+def test_disabled_is_upstream_bit_for_bit_without_resuming(framework: str, script: str, tmp_path: Path) -> None:
+    kept = []
+    for name, patched in (("original", False), ("disabled", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"patched": patched, "epochs": 2, "brpg": {"enabled": False}}
+        run = train(framework, script, checkout(framework), folder, **options)
+        assert run.returncode == 0, run.log
+        files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
+        kept.append({file.name: torch.load(file, weights_only=False) for file in files})
+    assert len(kept[0]) >= 1
+    assert kept[0].keys() == kept[1].keys(), "no file of the plug-in among them"
+    assert same(*kept)
