@@ -60,7 +60,7 @@ def patch_command(argv: Sequence[str]) -> int:
     if arguments.output and len(scripts) > 1:
         raise PatchError(f"--output takes one script: give {scripts[0]} as the path")
     sources = [_read(script) for script in scripts]
-    patched = [framework.patch(script.name, source, fixes) for script, source in zip(scripts, sources, strict=True)]
+    patched = [_patched(framework, script.name, source, fixes) for script, source in zip(scripts, sources, strict=True)]
     targets = [arguments.output or script.with_name(f"{script.stem}_brpg.py") for script in scripts]
     console = Console(soft_wrap=True, highlight=False)
     if arguments.check:
@@ -90,8 +90,10 @@ def run_command(argv: Sequence[str]) -> int:
     fixes = _fixes(framework, arguments.fix)
     if arguments.nproc_per_node < 1:
         raise PatchError(f"--nproc-per-node: expected at least 1, found {arguments.nproc_per_node}")
+    if arguments.nproc_per_node > 1 and not framework.ranks:
+        raise PatchError(f"--nproc-per-node: the scripts of {framework.name} know one process only")
     script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
-    patched = framework.patch(script.name, _read(script), fixes)
+    patched = _patched(framework, script.name, _read(script), fixes)
     folder = script.parent if framework.runs_in_checkout else Path.cwd()
     child = {"script": str(script), "source": patched, "arguments": script_arguments, "folder": str(folder)}
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
@@ -146,6 +148,25 @@ def _fixes(framework: Framework, names: Sequence[str]) -> list[str]:
     return list(names)
 
 
+def _patched(framework: Framework, script: str, source: str, fixes: Sequence[str]) -> str:
+    """The patched source; the refusal says which framework a script of the same name is of."""
+    try:
+        return framework.patch(script, source, fixes)
+    except PatchError as error:
+        fitting = [
+            other.name for other in FRAMEWORKS.values() if other is not framework and _fits(other, script, source)
+        ]
+        hint = f"; it looks like {' or '.join(fitting)}" if fitting else ""
+        raise PatchError(f"{error}{hint}") from None
+
+
+def _fits(framework: Framework, script: str, source: str) -> bool:
+    try:
+        return script in framework.scripts and bool(framework.patch(script, source))
+    except PatchError:
+        return False
+
+
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Arguments before and after ``--``."""
     arguments = list(argv)
@@ -197,7 +218,8 @@ def _start_line(framework: Framework, script: Path, target: Path) -> str:
         os.path.relpath(os.path.realpath(p), os.path.realpath(folder)) for p in (script.parent, target)
     )
     imports = "" if target.parent == script.parent else f"PYTHONPATH={shlex.quote(source)} "
-    start = f"torchrun --nproc_per_node={processes} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
+    launcher = f"torchrun --nproc_per_node={processes}" if framework.ranks else "python"
+    start = f"{launcher} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
     return f"cd {shlex.quote(str(folder))} && {imports}{start}"
 
 

@@ -37,6 +37,8 @@ class Framework:
         start: Arguments that start each script, by file name; an example for the user to adapt.
         folder: Folder of the checkout that the example starts in.
         runs_in_checkout: Whether the scripts read files relative to the checkout.
+        home: Folder of the repository that the scripts lie in.
+        ranks: Whether the scripts know of more than one process.
         fixes: Upstream bugs that are left alone unless asked for, by name.
     """
 
@@ -47,6 +49,8 @@ class Framework:
     start: Mapping[str, str]
     folder: str = "."
     runs_in_checkout: bool = True
+    home: str = "."
+    ranks: bool = True
     fixes: Mapping[str, Fix] = field(default_factory=dict)
 
     def patch(self, script: str, source: str, fixes: Sequence[str] = ()) -> str:
@@ -85,6 +89,8 @@ def find_scripts(framework: Framework, path: Path, others: Sequence[Framework]) 
         if path.name not in framework.scripts:
             raise PatchError(f"{path.name}: expected {names} of {framework.repository}")
         return [path]
+    home = path / framework.home
+    path = home if any((home / script).is_file() for script in framework.scripts) else path
     found = [path / script for script in framework.scripts if (path / script).is_file()]
     if len(found) == len(framework.scripts):
         return found

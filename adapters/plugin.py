@@ -61,7 +61,7 @@ class Plugin(nn.Module):
         dataset: str,
         num_classes: int,
         feature_dim: int,
-        epochs: int,
+        epochs: float,
         iters_per_epoch: int,
         ignore_index: int = 255,
         logger: logging.Logger | None = None,
@@ -246,9 +246,10 @@ class Plugin(nn.Module):
         self,
         folder: str | os.PathLike[str],
         epoch: int,
-        miou: float,
+        score: float,
         iou: Mapping[str, float] | None = None,
         *,
+        measure: str = "miou",
         settings: Mapping[str, Any],
         split: str | None = None,
         seed: int | None = None,
@@ -258,8 +259,9 @@ class Plugin(nn.Module):
         Args:
             folder: Where the script saves.
             epoch: Its count.
-            miou: In the script's scale.
-            iou: Of each class, in the same scale.
+            score: The mean over classes, in the script's scale.
+            iou: IoU of each class, in the same scale.
+            measure: What the score is: ``"miou"`` or ``"dice"``.
             settings: The script's settings; trainings that are compared have to share them.
             split: Which images are labeled.
             seed: Of the script; without, ``brpg: {seed: ...}`` tells repetitions apart.
@@ -272,7 +274,7 @@ class Plugin(nn.Module):
             "split": split,
             "settings": results.settings_of(settings),
         }
-        results.record(folder, epoch, miou, iou or {}, about)
+        results.record(folder, epoch, score, iou or {}, about, measure)
 
     def save(self, checkpoint: str | os.PathLike[str], epoch: int) -> None:
         """Write the plug-in's state beside the script's checkpoint, before the script writes that.

@@ -24,7 +24,7 @@ DEFAULT = Official("pascal", warmup=1, collect=1)
 
 
 def read_section(
-    section: object, *, dataset: str, epochs: int, iters_per_epoch: int, feature_dim: int, ignore_index: int = 255
+    section: object, *, dataset: str, epochs: float, iters_per_epoch: int, feature_dim: int, ignore_index: int = 255
 ) -> HeadSettings | None:
     """Read a section; lengths in it count epochs (fractions allowed).
 

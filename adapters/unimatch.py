@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from .engine import AddArgument, After, Before, Edit, Replace, Require
 from .framework import Fix, Framework
@@ -58,43 +59,62 @@ brpg.record(args.save_path, epoch, {miou}, dict(zip(CLASSES[cfg['dataset']], {io
 
 LATEST = "os.path.join(args.save_path, 'latest.pth')"
 BEST = "os.path.join(args.save_path, 'best.pth')"
+LOCAL_RANK = AddArgument(
+    anchor="parser.add_argument('--local_rank', default=0, type=int)",
+    code="'--local-rank'",
+    position=1,
+    optional=True,
+)
 
 
-def training_script(plugin: str, step: str, marker: str, passes: Sequence[str], average: str = "") -> Sequence[Edit]:
-    """The edits that UniMatch and its successor share.
+def scores(average: str = "") -> Edit:
+    """Writes down each validation's mIoU and IoU; ``average`` is what the names end in of the scores that count."""
+    miou = f"mIoU{average}"
+    return After(
+        anchor=f"writer.add_scalar('eval/{miou}', {miou}, epoch)",
+        within="main",
+        code=RECORD.format(miou=miou, iou=f"iou_class{average}"),
+    )
+
+
+def training_step(step: str, marker: str, passes: Sequence[str]) -> Sequence[Edit]:
+    """The edits that all descendants of UniMatch share.
 
     Args:
-        plugin: Builds ``brpg`` before the script looks for a checkpoint.
         step: Adds the head's loss to ``loss``.
-        marker: Import of the network, which tells the two frameworks apart.
+        marker: Import that tells the frameworks apart.
         passes: Forward passes whose order of images ``step`` relies on.
-        average: What the names of the scores end in that count.
     """
-    miou = f"mIoU{average}"
     return (
         Require(anchor=marker),
         After(anchor="from util.dist_helper import *", code=IMPORTS),
-        AddArgument(
-            anchor="parser.add_argument('--local_rank', default=0, type=int)",
-            code="'--local-rank'",
-            position=1,
-            optional=True,
-        ),
+        LOCAL_RANK,
+        *(Require(anchor=call, within="main") for call in passes),
+        Before(anchor="optimizer.zero_grad()", followed_by="loss.backward()", within="main", code=step),
+    )
+
+
+def training_script(plugin: str, step: str, marker: str, passes: Sequence[str], record: Edit) -> Sequence[Edit]:
+    """The edits of a script that logs and resumes as UniMatch does.
+
+    Args:
+        plugin: Builds ``brpg`` before the script looks for a checkpoint.
+        step: As in :func:`training_step`, and so the rest.
+        marker: Import that tells the frameworks apart.
+        passes: Forward passes.
+        record: Writes the scores of a validation down.
+    """
+    return (
+        *training_step(step, marker, passes),
         AddArgument(anchor=f"torch.load({LATEST}, ...)", code="weights_only=False", optional=True),
         After(anchor="epoch = -1", within="main", code=plugin),
         After(anchor="checkpoint = torch.load(...)", within="main", code=f"brpg.load({LATEST}, checkpoint['epoch'])"),
-        *(Require(anchor=call, within="main") for call in passes),
-        Before(anchor="optimizer.zero_grad()", followed_by="loss.backward()", within="main", code=step),
         After(
             anchor="writer.add_scalar('train/mask_ratio', mask_ratio, iters)",
             within="main",
             code="brpg.log(writer, iters)",
         ),
-        After(
-            anchor=f"writer.add_scalar('eval/{miou}', {miou}, epoch)",
-            within="main",
-            code=RECORD.format(miou=miou, iou=f"iou_class{average}"),
-        ),
+        record,
         Before(anchor=f"torch.save(checkpoint, {LATEST})", within="main", code=f"brpg.save({LATEST}, epoch)"),
         Before(anchor=f"torch.save(checkpoint, {BEST})", within="main", code=f"brpg.save({BEST}, epoch)"),
     )
@@ -110,10 +130,14 @@ def small_epochs(scripts: Sequence[str]) -> Fix:
 
 
 MARKER = "from model.semseg.deeplabv3plus import *"
-ARGUMENTS = (
-    "--config=configs/pascal.yaml --labeled-id-path splits/pascal/732/labeled.txt "
-    "--unlabeled-id-path splits/pascal/732/unlabeled.txt --save-path exp/pascal/{name}_brpg/r101/732"
-)
+PLACES = "--config=configs/{data}.yaml --labeled-id-path {lists}/labeled.txt --unlabeled-id-path {lists}/unlabeled.txt"
+
+
+def arguments(data: str, split: str, save: str, folder: str = "splits") -> str:
+    """An example of a script's arguments: a data set, one of its splits in a folder, and where to save."""
+    return f"{PLACES.format(data=data, lists=f'{folder}/{data}/{split}')} --save-path exp/{data}/{save}"
+
+
 STEPS = {"unimatch.py": UNIMATCH_STEP, "fixmatch.py": FIXMATCH_STEP}
 PASSES = {
     "unimatch.py": (
@@ -127,7 +151,7 @@ UNIMATCH = Framework(
     name="unimatch",
     repository="https://github.com/LiheYoung/UniMatch",
     commits=("0324f3d",),
-    scripts={script: training_script(PLUGIN, step, MARKER, PASSES[script]) for script, step in STEPS.items()},
-    start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
+    scripts={script: training_script(PLUGIN, step, MARKER, PASSES[script], scores()) for script, step in STEPS.items()},
+    start={script: arguments("pascal", "732", f"{Path(script).stem}_brpg/r101/732") for script in STEPS},
     fixes={"short-epochs": small_epochs(tuple(STEPS))},
 )

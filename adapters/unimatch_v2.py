@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .engine import After, Replace
 from .framework import Framework
-from .unimatch import small_epochs, training_script
+from .unimatch import arguments, scores, small_epochs, training_script
 
 PLUGIN = """
 channels = model.module.head.scratch.output_conv[0].in_channels
@@ -59,10 +61,6 @@ TEACHER = (
 )
 
 MARKER = "from model.semseg.dpt import *"
-ARGUMENTS = (
-    "--config=configs/pascal.yaml --labeled-id-path splits/pascal/366/labeled.txt "
-    "--unlabeled-id-path splits/pascal/366/unlabeled.txt --save-path exp/pascal/{name}_brpg/dinov2_small/366"
-)
 STEPS = {"unimatch_v2.py": UNIMATCH_V2_STEP, "fixmatch.py": FIXMATCH_STEP}
 PASSES = {
     "unimatch_v2.py": (
@@ -78,9 +76,9 @@ UNIMATCH_V2 = Framework(
     repository="https://github.com/LiheYoung/UniMatch-V2",
     commits=("f6afb4d",),
     scripts={
-        script: (*training_script(PLUGIN, step, MARKER, PASSES[script], average="_ema"), *TEACHER)
+        script: (*training_script(PLUGIN, step, MARKER, PASSES[script], scores("_ema")), *TEACHER)
         for script, step in STEPS.items()
     },
-    start={script: ARGUMENTS.format(name=script.removesuffix(".py")) for script in STEPS},
+    start={script: arguments("pascal", "366", f"{Path(script).stem}_brpg/dinov2_small/366") for script in STEPS},
     fixes={"short-epochs": small_epochs(tuple(STEPS))},
 )

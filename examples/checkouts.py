@@ -1,4 +1,4 @@
-"""What a checkout of U2PL or UniMatch needs to train for a minute: made-up data, random weights, a small yaml."""
+"""What a checkout of a framework needs to train for a minute: made-up data, random weights, a small yaml."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from PIL import Image
 
 from brpg_lib.adapters.registry import FRAMEWORKS
-from brpg_lib.examples.training.data.digits import CLASS_NAMES, DigitScenes
+from brpg_lib.examples import scenarios
+from brpg_lib.examples.made_up import FILES, NUM_CLASSES, UNLABELED, Workspace, write_images, write_lines
 
-LABELED, UNLABELED, VAL = 4, 8, 2
-SIDE = 66
-FILES = ("JPEGImages/{0}.jpg", "SegmentationClassAug/{0}.png")
-NUM_CLASSES = len(CLASS_NAMES)
 BRPG = {
     "samples_per_image": 200,
     "queue_size": 500,
@@ -30,41 +24,6 @@ BRPG = {
     "rare_class_fallback": True,
 }
 """The ``brpg:`` section: sizes for small images, and what gives all classes prototypes in an untrained network."""
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """A folder that a script can train in.
-
-    Attributes:
-        folder: Working directory.
-        arguments: Arguments of the script.
-        checkpoint: Where the script saves.
-    """
-
-    folder: Path
-    arguments: Sequence[str]
-    checkpoint: Path
-
-
-def write_images(folder: Path) -> dict[str, list[str]]:
-    """Digit scenes in the layout of PASCAL VOC. Returns the names in each split."""
-    for kind in FILES:
-        (folder / kind).parent.mkdir(parents=True, exist_ok=True)
-    names: dict[str, list[str]] = {}
-    for split, count in (("labeled", LABELED), ("unlabeled", UNLABELED), ("test", VAL)):
-        names[split] = [f"{split}{index}" for index in range(count)]
-        for name, (image, label) in zip(names[split], DigitScenes(split, count), strict=True):
-            for kind, pixels in zip(FILES, (image.permute(1, 2, 0), label), strict=True):
-                picture = Image.fromarray(pixels.numpy().astype(np.uint8))
-                picture.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(folder / kind.format(name))
-    return names
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """A list file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
 
 
 def unimatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
@@ -183,6 +142,12 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "u2pl": u2pl,
     "unimatch": unimatch,
     "unimatch-v2": unimatch_v2,
+    "unimatch-remote-sensing": scenarios.remote_sensing,
+    "unimatch-v2-remote-sensing": scenarios.remote_sensing_v2,
+    "unimatch-medical": scenarios.medical,
+    "prevmatch": scenarios.prevmatch,
+    "corrmatch": scenarios.corrmatch,
+    "ssl4mis": scenarios.ssl4mis,
 }
 
 
@@ -195,6 +160,11 @@ def write_patched(
     target = folder / script.replace(".py", "_brpg.py")
     target.write_text(found.patch(script, source, [fix for fix in found.fixes if fix in fixes]))
     return target
+
+
+def search_path(checkout: Path) -> str:
+    """PYTHONPATH of a checkout's scripts: they import from it, whatever folder they lie in."""
+    return os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def patch_and_train(
@@ -217,8 +187,8 @@ def patch_and_train(
     script = script or next(iter(FRAMEWORKS[framework].scripts))
     folder.mkdir(parents=True, exist_ok=True)
     workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG)
-    patched = write_patched(framework, script, checkout, folder)
+    patched = write_patched(framework, script, checkout, workspace.folder)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "brpg_lib.examples.without_cuda", str(patched), *workspace.arguments]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment).returncode
+    environment = os.environ | {"PYTHONPATH": search_path(checkout), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=workspace.folder, env=environment).returncode

@@ -1,7 +1,8 @@
 """Runs a script that insists on CUDA on a machine without: ``python -m brpg_lib.examples.without_cuda SCRIPT ARGS``.
 
-For trying a training script out, not for training: ``.cuda()`` leaves everything on the CPU, NCCL becomes gloo, and
-synchronized batch norm becomes plain batch norm. Works under torchrun too. Where there is CUDA, it changes nothing.
+For trying a training script out, not for training: ``.cuda()`` leaves everything on the CPU, NCCL becomes gloo, mixed
+precision becomes bfloat16, and synchronized batch norm plain batch norm. Works under torchrun too. Where there is CUDA,
+it changes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ def stay_on_the_cpu() -> None:
     def itself(x: Any, *args: Any, **kwargs: Any) -> Any:
         return x
 
+    def autocast(enabled: bool = True, **options: Any) -> torch.autocast:
+        return torch.autocast("cpu", enabled=enabled)
+
     def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
         _init_process_group("gloo", *args, **kwargs)
 
@@ -44,6 +49,8 @@ def stay_on_the_cpu() -> None:
     torch.cuda.set_device = lambda device: None
     dist.init_process_group = init_process_group
     nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[assignment, misc]
+    setattr(torch.cuda.amp, "autocast", autocast)  # noqa: B010
+    setattr(torch.cuda.amp, "GradScaler", partial(torch.amp.GradScaler, "cpu"))  # noqa: B010
     setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", itself)  # noqa: B010
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 

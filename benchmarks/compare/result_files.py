@@ -110,7 +110,7 @@ def _run(
         scores={
             shown: number(scores.get(name), f"{path}: {name}")
             for name, shown in SCORE_NAMES.items()
-            if name in scores or name == "miou"
+            if name in scores or (name == "miou" and "dice" not in scores)
         },
         classes={str(name): number_or_none(value, f"{path}: iou of {name}") for name, value in classes.items()},
         fixed=fixed,

@@ -13,7 +13,7 @@ WITHOUT, WITH = "no head", "BRPG"
 LABELS_ALONE, ALL_LABELS = "labels alone", "all labels"
 REFERENCES = (LABELS_ALONE, ALL_LABELS)
 """What the accuracy benchmark trains besides: the floor, and what could be reached at most."""
-SCORE_NAMES = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
+SCORE_NAMES = {"miou": "mIoU", "dice": "Dice", "boundary_miou": "boundary IoU"}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     """A fingerprint of the exact values."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
@@ -91,7 +91,7 @@ def forked(log: Path, folder: Path, environment: dict[str, str], arguments: Sequ
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(folder)
     os.environ.update(environment)
-    sys.path[:0] = ["", environment["PYTHONPATH"]]
+    sys.path[:0] = ["", *environment["PYTHONPATH"].split(os.pathsep)]
     sys.argv[1:] = arguments
     main()
 

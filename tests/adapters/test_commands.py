@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,7 +18,6 @@ from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.cli import main
 
 STANDINS = Path(__file__).parent.parent / "standins"
-CHECKOUTS = {"u2pl": "u2pl", "unimatch": "unimatch", "unimatch-v2": "unimatch_v2"}
 
 
 @pytest.fixture(params=FRAMEWORKS)
@@ -37,7 +37,7 @@ def unimatch(tmp_path: Path) -> Path:
 
 def copy_of(framework: str, folder: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
-    return Path(shutil.copytree(STANDINS / CHECKOUTS[framework], folder / framework, ignore=ignored))
+    return Path(shutil.copytree(STANDINS / framework.replace("-", "_"), folder / framework, ignore=ignored))
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -68,7 +68,8 @@ def test_patch_writes_beside_the_originals(framework: str, checkout: Path, capsy
     for name in new:
         compile((checkout / name).read_text(), name, "exec")
         assert f"{checkout / name} written. Start it with\n  cd {checkout}" in printed
-        assert name in printed.split("torchrun --nproc_per_node=", 1)[1]
+        launcher = "torchrun --nproc_per_node=" if FRAMEWORKS[framework].ranks else "&& python "
+        assert name in printed.split(launcher, 1)[1]
     assert "+from brpg_lib.adapters.plugin import Plugin" in printed
 
 
@@ -110,25 +111,26 @@ def test_edits_elsewhere_and_fixes_done_already_do_not_matter(framework: str, ch
         for old, new in {
             "loader_l_iter.next()": "next(loader_l_iter)",
             '"--local_rank"': '"--local_rank", "--local-rank"',
-            "optimizer.step()": "optimizer.step()  # mine",
+            " loss.backward()": " loss.backward()  # mine",
             'torch.load(os.path.join(args.save_path, "latest.pth"))': (
                 'torch.load(os.path.join(args.save_path, "latest.pth"), weights_only=False)'
             ),
         }.items():
             text = text.replace(old, new)
         assert text.count("# mine") == 1
-        assert "local-rank" in text
+        assert ("local-rank" in text) == FRAMEWORKS[framework].ranks
         path.write_text("# my copy\nimport json\n" + text.replace("    main()\n", "    print(json)\n    main()\n"))
     assert main(["patch", framework, str(checkout), "--check"]) == 0
 
 
 def test_fixes_upstream_bugs_on_demand(framework: str, checkout: Path) -> None:
     script = next(iter(FRAMEWORKS[framework].scripts))
-    (name,) = FRAMEWORKS[framework].fixes
     plain, fixed = checkout / "plain.py", checkout / "fixed.py"
     assert main(["patch", framework, str(checkout / script), "--output", str(plain)]) == 0
-    assert main(["patch", framework, str(checkout / script), "--output", str(fixed), "--fix", name]) == 0
-    assert plain.read_text() != fixed.read_text()
+    for name in FRAMEWORKS[framework].fixes:
+        assert main(["patch", framework, str(checkout / script), "--output", str(fixed), "--fix", name]) == 0
+        assert plain.read_text() != fixed.read_text()
+        fixed.unlink()
 
 
 def test_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +141,20 @@ def test_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_wrong_framework(framework: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for other in FRAMEWORKS.keys() - {framework}:
-        assert f"it looks like {framework}" in refused(capsys, checkout, "patch", other, checkout)
+        hint = refused(capsys, checkout, "patch", other, checkout).partition("; it looks like ")[2]
+        assert framework in re.split(r" or |\n", hint), "of several with a script of that name, it is among them"
     assert "unknown framework 'u3pl'; known are u2pl" in refused(capsys, checkout, "patch", "u3pl", checkout)
+
+
+@pytest.mark.parametrize(("framework", "home"), [(f.name, f.home) for f in FRAMEWORKS.values() if f.home != "."])
+def test_a_whole_clone_whose_scripts_lie_deeper(framework: str, home: str, tmp_path: Path) -> None:
+    (tmp_path / "clone" / home).parent.mkdir(parents=True)
+    copy_of(framework, tmp_path).rename(tmp_path / "clone" / home)
+    copy_of("unimatch", tmp_path / "clone")
+    (tmp_path / "clone/unimatch/unimatch.py").rename(tmp_path / "clone/unimatch.py")  # of the same name, above it
+    assert main(["patch", framework, str(tmp_path / "clone")]) == 0
+    written = {path.relative_to(tmp_path / "clone").as_posix() for path in tmp_path.rglob("*_brpg.py")}
+    assert written == {f"{home}/{script.replace('.py', '_brpg.py')}" for script in FRAMEWORKS[framework].scripts}
 
 
 def test_a_script_of_the_same_name_from_another_framework(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,6 +323,12 @@ def test_run_refuses_before_it_starts(unimatch: Path, capsys: pytest.CaptureFixt
 def test_run_needs_a_process(processes: str, unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, unimatch, "run", "unimatch", unimatch, "--nproc-per-node", processes)
     assert f"--nproc-per-node: expected at least 1, found {processes}" in message
+
+
+def test_run_of_a_script_that_knows_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkout = copy_of("ssl4mis", tmp_path)
+    message = refused(capsys, checkout, "run", "ssl4mis", checkout, "--nproc-per-node", "2")
+    assert "--nproc-per-node: the scripts of ssl4mis know one process only" in message
 
 
 ARGUMENTS = ["--config=a b.yaml", "--help", "--fix", "x", "--nproc-per-node", "4", "--", "-x"]

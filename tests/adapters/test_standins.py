@@ -3,81 +3,45 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import recorder
 import torch
 import training
 from builders import same
+from forking import forking_on_the_cpu  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import RECORDER, SCRIPTS, Run, train
+from training import RESUMING, Run, train
 
 from brpg_lib.benchmarks.compare.result_files import read_result
 from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES
 
+pytestmark = pytest.mark.usefixtures("forking_on_the_cpu")
 STANDINS = Path(__file__).parents[1] / "standins"
 EPOCHS, STEPS = 4, 4
 """Steps of an epoch of one process: an epoch of warm-up, one of collecting, two of learning."""
 
 OWN_SCALAR = {"u2pl": "Sup_Loss", "unimatch": "train/loss", "unimatch-v2": "train/loss"}
-OWNERS = {"projection": ("unimatch", "unimatch-v2"), "teacher_projection": ("unimatch-v2",)}
+SCORES = {
+    "u2pl": ["mIoU_val"],
+    "unimatch": ["eval/mIoU"],
+    "unimatch-v2": ["eval/mIoU_ema"],
+    "unimatch-remote-sensing": ["eval/unchanged_IoU", "eval/changed_IoU"],
+    "unimatch-v2-remote-sensing": ["eval/unchanged_IoU_ema", "eval/changed_IoU_ema"],
+    "unimatch-medical": ["eval/MeanDice"],
+}
+"""Scalars whose mean is the score that is written down."""
+OWNERS = {"projection": {framework for framework, _ in RESUMING} - {"u2pl"}, "teacher_projection": {"unimatch-v2"}}
 OFF = {"enabled": False}
-
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    ["pytest", "torch._dynamo", "torch.utils.tensorboard", "tensorboardX", "brpg_lib.adapters.plugin"]
-)
-
-
-def launch(
-    command: list[str], *, cwd: Path, env: dict[str, str], timeout: float, **_: Any
-) -> subprocess.CompletedProcess[str]:
-    """Does what torchrun does, seconds faster: each process is forked from one that has imported torch."""
-    start = command.index(str(RECORDER))
-    processes, arguments = int(command[start - 1].split("=")[1]), command[start + 1 :]
-    log = Path(arguments[0]) / "log"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
-    waiting = {}
-    for rank in range(processes):
-        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        process = FORKSERVER.Process(target=recorder.forked, args=(log, cwd, env | address | ranks, arguments))
-        process.start()
-        waiting[process.sentinel] = process
-    status = 0
-    while waiting:
-        ended = connection.wait(waiting, timeout)
-        for process in [waiting.pop(sentinel) for sentinel in ended]:
-            process.join()
-            status = status or process.exitcode
-        if status or not ended:
-            for process in waiting.values():
-                process.kill()
-    return subprocess.CompletedProcess(command, status, log.read_text(), "")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forking_on_the_cpu() -> Iterator[None]:
-    """Trainings are forked, from a process without threads."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(training, "subprocess", SimpleNamespace(run=launch))
-        yield
 
 
 def checkout(framework: str) -> Path:
@@ -126,7 +90,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return workspace
 
 
-@pytest.fixture(scope="module", params=SCRIPTS, ids=lambda param: "-".join(param))
+@pytest.fixture(scope="module", params=RESUMING, ids=lambda param: "-".join(param))
 def trainings(
     request: pytest.FixtureRequest, blank: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Trainings:
@@ -206,7 +170,8 @@ def test_resumes_where_it_was_killed(trainings: Trainings) -> None:
         assert after[0]["weights"] == before[3 * steps]["weights"], "the projection of the checkpoint"
         assert all(call["loss"] > 0 for call in after)
     best = {name: value for name, value in trainings.checkpoint(resumed).items() if "best" in name}
-    assert {type(value) for value in best.values()} == {np.float64}, "what torch.load refuses unless told otherwise"
+    kind = float if trainings.framework == "unimatch-medical" else np.float64
+    assert {type(value) for value in best.values()} == {kind}, "the latter is what torch.load refuses unless told"
 
 
 def test_state_files(trainings: Trainings) -> None:
@@ -252,13 +217,10 @@ def scalars(run: Run) -> dict[str, dict[int, float]]:
 def test_scalars(trainings: Trainings) -> None:
     found = scalars(trainings.alone)
     calls = {call["iteration"]: call for call in trainings.alone.calls[0]}
-    steps = found[OWN_SCALAR[trainings.framework]].keys()
+    steps = found[OWN_SCALAR.get(trainings.framework, "train/loss_all")].keys()
     assert len(steps) >= 2
     for key in ("loss", "prototypes"):
         assert found[f"brpg/{key}"] == {step: pytest.approx(calls[step][key]) for step in steps}
-
-
-SCORE = {"u2pl": "mIoU_val", "unimatch": "eval/mIoU", "unimatch-v2": "eval/mIoU_ema"}
 
 
 def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
@@ -269,10 +231,12 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
         assert found["head"] == with_head
         assert [validation["epoch"] for validation in found["validations"]] == list(range(EPOCHS)), "once, also resumed"
         last = found["validations"][-1]
+        score = last["dice" if trainings.framework == "unimatch-medical" else "miou"]
         if run is not trainings.resumed:  # whose scalars are in two files
-            assert last["miou"] == pytest.approx(scalars(run)[SCORE[trainings.framework]][EPOCHS - 1], abs=1e-3)
-        if trainings.framework != "u2pl":
-            assert np.mean(list(last["iou"].values())) == pytest.approx(last["miou"])
+            logged = [scalars(run)[name][EPOCHS - 1] for name in SCORES[trainings.framework]]
+            assert score == pytest.approx(np.mean(logged), abs=1e-3)
+        if trainings.framework not in ("u2pl", "unimatch-medical"):
+            assert np.mean(list(last["iou"].values())) == pytest.approx(score)
         compared.append(read_result(path))
     resumed, alone, disabled = compared
     assert [run.variant for run in compared] == [WITH, WITH, WITHOUT]

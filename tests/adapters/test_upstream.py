@@ -1,4 +1,7 @@
-"""The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds clones U2PL, UniMatch and UniMatch-V2."""
+"""The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds their clones, by their names.
+
+Scripts of SSL4MIS and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 from builders import same
-from training import SCRIPTS, train
+from training import LASTING, RESUMING, once, train
+
+from brpg_lib.adapters.registry import FRAMEWORKS
 
 pytestmark = pytest.mark.upstream
-FOLDERS = {"u2pl": "U2PL", "unimatch": "UniMatch", "unimatch-v2": "UniMatch-V2"}
 
 
 def checkout(framework: str) -> Path:
-    return Path(os.environ["BRPG_UPSTREAM"]) / FOLDERS[framework]
+    found = FRAMEWORKS[framework]
+    return Path(os.environ["BRPG_UPSTREAM"]) / found.repository.rpartition("/")[2] / found.home
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+@pytest.mark.parametrize(("framework", "script"), RESUMING)
 def test_trains_is_killed_and_resumes(framework: str, script: str, processes: int, tmp_path: Path) -> None:
     options = {"processes": processes, "epochs": 4}
     steps = 4 // processes
@@ -48,7 +53,7 @@ def test_trains_is_killed_and_resumes(framework: str, script: str, processes: in
         print(f"{framework} {script} x{processes}: loss {final['loss']:.3f}, {final['prototypes']} prototypes")
 
 
-@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+@pytest.mark.parametrize(("framework", "script"), RESUMING)
 def test_disabled_is_upstream_bit_for_bit(framework: str, script: str, tmp_path: Path) -> None:
     states = []
     for name, patched in (("original", False), ("disabled", True)):
@@ -60,3 +65,43 @@ def test_disabled_is_upstream_bit_for_bit(framework: str, script: str, tmp_path:
         assert not list(folder.rglob("*.brpg*.pth"))
         states.append(torch.load(run.workspace.checkpoint, weights_only=False))
     assert same(*states)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("framework", "script"), LASTING)
+def test_trains_for_30_steps(framework: str, script: str, processes: int, tmp_path: Path) -> None:
+    if processes > 1 and not FRAMEWORKS[framework].ranks:
+        return  # the script knows one process only
+    epochs, steps = (3, 13) if framework == "ssl4mis" else (8 * processes, 4 // processes)
+    run = train(framework, script, checkout(framework), tmp_path, processes=processes, epochs=epochs)
+    assert run.returncode == 0, run.log
+    for rank in range(processes):
+        calls = run.calls[rank]
+        assert [call["iteration"] for call in calls] == list(range(epochs * steps)), run.log
+        assert run.phases(rank) == ["warmup"] * steps + ["collect"] * steps + ["learn"] * (epochs - 2) * steps
+        assert [call["loss"] > 0 for call in calls] == [call["phase"] == "learn" for call in calls]
+        assert all(once(call["received"]) for call in calls[1:]), "the loss was in each backward pass, once"
+        assert calls[-1]["prototypes"] > 0
+        assert len({call["weights"] for call in calls}) == len(calls), "the script's optimizer trains the projection"
+    for calls in zip(*run.calls, strict=True):
+        for key in ("after", "gradients", "weights"):
+            assert len({call[key] for call in calls}) == 1, f"{key} differs between ranks"
+    assert list(tmp_path.rglob("*.brpg.pth"))
+    final = run.calls[0][-1]
+    print(f"{framework} {script} x{processes}: loss {final['loss']:.3f}, {final['prototypes']} prototypes")
+
+
+@pytest.mark.parametrize(("framework", "script"), LASTING)
+def test_disabled_is_upstream_bit_for_bit_without_resuming(framework: str, script: str, tmp_path: Path) -> None:
+    kept = []
+    for name, patched in (("original", False), ("disabled", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"patched": patched, "epochs": 2, "brpg": {"enabled": False}}
+        run = train(framework, script, checkout(framework), folder, **options)
+        assert run.returncode == 0, run.log
+        files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
+        kept.append({file.name: torch.load(file, weights_only=False) for file in files})
+    assert len(kept[0]) >= 1
+    assert kept[0].keys() == kept[1].keys(), "no file of the plug-in among them"
+    assert same(*kept)

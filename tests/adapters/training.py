@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,11 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from brpg_lib.adapters.registry import FRAMEWORKS
-from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace, write_patched
+from brpg_lib.examples.checkouts import BRPG, WORKSPACES, search_path, write_patched
+from brpg_lib.examples.made_up import Workspace
 
 RECORDER = Path(__file__).with_name("recorder.py")
-SCRIPTS = [(framework.name, script) for framework in FRAMEWORKS.values() for script in framework.scripts]
-"""All scripts that can be patched, with the framework they belong to."""
+ALL = [(framework.name, script) for framework in FRAMEWORKS.values() for script in framework.scripts]
+RESUMING = [pair for pair in ALL if any("brpg.load(" in edit.uses for edit in FRAMEWORKS[pair[0]].scripts[pair[1]])]
+LASTING = [pair for pair in ALL if pair not in RESUMING]
+"""The scripts that can be patched, with the framework they belong to; those that resume, and those that do not."""
+RARE = {
+    r"(?<!max\(1, )len\(trainloader_u\) // 8": "max(1, len(trainloader_u) // 8)",
+    r"iter_num % (200|3000)\b": "iter_num % 20",
+}
+"""What upstream does in long trainings only, and how it happens in short ones."""
+
+
+def once(received: Sequence[float]) -> bool:
+    """Whether a loss got one gradient in a step: 1, or the scale of mixed precision."""
+    return len(received) == 1 and math.log2(received[0]).is_integer()
 
 
 @dataclass
@@ -61,7 +76,7 @@ def train(
         script: File name of the script.
         checkout: The upstream checkout, or a stand-in.
         folder: Workspace.
-        patched: Whether to patch the script first; short epochs are fixed either way.
+        patched: Whether to patch the script first; either way what happens rarely in it happens early.
         processes: Number of ranks.
         epochs: Epochs of the whole training.
         brpg: The yaml's section; None for one that suits tiny images.
@@ -70,18 +85,21 @@ def train(
         name: Names the records of this run.
     """
     workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG if brpg is None else brpg)
+    arguments = list(workspace.arguments)
     if patched:
-        target = write_patched(framework, script, checkout, folder, fixes)
+        target = write_patched(framework, script, checkout, workspace.folder, fixes)
     else:
-        source = (checkout / script).read_text()
-        target = folder / script
-        target.write_text(source.replace("len(trainloader_u) // 8", "max(1, len(trainloader_u) // 8)"))
+        arguments = [argument for argument in arguments if not argument.startswith("--brpg")]
+        target = workspace.folder / script
+        target.write_text((checkout / script).read_text())
+    for rare, often in RARE.items():
+        target.write_text(re.sub(rare, often, target.read_text()))
     records = folder / name
     records.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*launcher, str(RECORDER), str(records), str(kill_at), str(target), *workspace.arguments]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    command = [*launcher, str(RECORDER), str(records), str(kill_at), str(target), *arguments]
+    environment = os.environ | {"PYTHONPATH": search_path(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=workspace.folder, env=environment, capture_output=True, text=True, timeout=900)
     calls = [
         [json.loads(line) for line in (records / f"{rank}.jsonl").read_text().splitlines()]
         for rank in range(processes)

@@ -1,0 +1,128 @@
+"""What checkouts that derive from UniMatch or SSL4MIS need to train for a minute; see :mod:`.checkouts`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from brpg_lib.examples.made_up import (
+    FILES,
+    NUM_CLASSES,
+    Workspace,
+    write_changes,
+    write_images,
+    write_lines,
+    write_slices,
+)
+
+RESNET = "from model.backbone.resnet import resnet50 as network; network = network()"
+DINO = "from model.backbone.dinov2 import DINOv2; network = DINOv2(model_name='small')"
+DEEPLAB = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
+ARGUMENTS = ("--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt")
+
+STEPS_OF_SSL4MIS = 13
+"""Iterations of an epoch: pairs among the 27 labeled slices of two patients."""
+
+
+def write_weights(checkout: Path, path: Path, code: str) -> None:
+    """Random weights of the ``network`` that the code makes in the checkout, unless the file is there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save = f"import torch; torch.manual_seed(0); {code}; torch.save(network.state_dict(), {str(path)!r})"
+    subprocess.run([sys.executable, "-c", save], cwd=checkout, check=True)
+
+
+def write_yaml(folder: Path, config: Mapping[str, Any]) -> None:
+    """The file ``config.yaml``."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def remote_sensing(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for the change detection of UniMatch."""
+    network = DEEPLAB | {"model": "deeplabv3plus", "crop_size": 65}
+    return _changes(checkout, folder, RESNET, network | _training(epochs, brpg))
+
+
+def remote_sensing_v2(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for the change detection of UniMatch V2."""
+    network = {"backbone": "dinov2_small", "model": "dpt", "lock_backbone": False, "crop_size": 70}
+    return _changes(checkout, folder, DINO, network | _training(epochs, brpg))
+
+
+def _changes(checkout: Path, folder: Path, weights: str, config: dict[str, Any]) -> Workspace:
+    names = write_changes(folder / "data")
+    lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "splits/levir/test.txt"}
+    for split, path in lists.items():
+        write_lines(folder / path, names[split])
+    write_yaml(folder, config | {"dataset": "levir", "nclass": 2, "lr_multi": 1.0})
+    write_weights(checkout, folder / f"pretrained/{config['backbone']}.pth", weights)
+    return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
+
+
+def medical(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for the cardiac segmentation of UniMatch."""
+    names = write_slices(folder / "data", labeled=4, unlabeled=8)
+    for split in ("labeled", "unlabeled"):
+        write_lines(folder / f"{split}.txt", [f"data/slices/{name}.h5" for name in names[split]])
+    write_lines(folder / "splits/acdc/valtest.txt", [f"data/{name}.h5" for name in names["test"]])
+    write_yaml(folder, _training(epochs, brpg) | {"dataset": "acdc", "nclass": 4, "crop_size": 64})
+    return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
+
+
+def corrmatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for CorrMatch, which starts from random weights if told to."""
+    own = {"thresh_init": 0.85, "pretrain": False, "multi_grid": False}
+    return _pascal(folder, "partitions", _training(epochs, brpg) | own)
+
+
+def prevmatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any], amp: bool = True) -> Workspace:
+    """A workspace for PrevMatch."""
+    previous = {"list_max_len": 2, "model_num": 2, "random_select": True, "conf_thresh": 0.1, "base_only_epoch": 0}
+    write_weights(checkout, folder / "pretrained/resnet50.pth", RESNET)
+    return _pascal(folder, "splits", _training(epochs, brpg) | {"amp": amp, "prev": previous, "save_map": False})
+
+
+def _pascal(folder: Path, splits: str, config: dict[str, Any]) -> Workspace:
+    names = write_images(folder / "data")
+    lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": f"{splits}/pascal/val.txt"}
+    for split, path in lists.items():
+        write_lines(folder / path, [" ".join(FILES).format(name) for name in names[split]])
+    criterion = {"name": "CELoss", "kwargs": {"ignore_index": 255}}
+    data = {"dataset": "pascal", "nclass": NUM_CLASSES, "crop_size": 65, "lr_multi": 10.0, "criterion": criterion}
+    write_yaml(folder, config | DEEPLAB | data)
+    return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
+
+
+def _training(epochs: int, brpg: dict[str, Any]) -> dict[str, Any]:
+    """What the yamls of UniMatch and its descendants share."""
+    return {"data_root": "data", "epochs": epochs, "batch_size": 2, "lr": 1e-3, "conf_thresh": 0.95, "brpg": brpg}
+
+
+def ssl4mis(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for SSL4MIS; its scripts count iterations, and start in a folder ``code``."""
+    data, code = folder / "data/Prostate", folder / "code"
+    names = write_slices(data, labeled=27, unlabeled=8)  # as many as the scripts expect of two patients
+    write_lines(data / "train_slices.list", [*names["labeled"], *names["unlabeled"]])
+    write_lines(data / "val.list", names["test"])
+    code.mkdir(exist_ok=True)
+    if (checkout / "configs").is_dir():
+        shutil.copytree(checkout / "configs", code / "configs", dirs_exist_ok=True)
+    lengths = {"warmup": STEPS_OF_SSL4MIS / 1000, "collect": STEPS_OF_SSL4MIS / 1000}
+    (code / "brpg.yaml").write_text(yaml.safe_dump({"brpg": lengths | brpg}))
+    arguments: Sequence[str] = (
+        "--root_path=../data/Prostate",
+        "--exp=made_up",
+        "--labeled_num=2",
+        "--labeled_bs=2",
+        "--batch_size=4",
+        f"--max_iterations={STEPS_OF_SSL4MIS * epochs}",
+        "--brpg=brpg.yaml",
+    )
+    return Workspace(code, arguments, folder / "model/made_up_2_labeled/unet/unet_best_model.pth")

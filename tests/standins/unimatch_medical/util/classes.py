@@ -1,0 +1,1 @@
+CLASSES = {"acdc": ["Right Ventricle", "Myocardium", "Left Ventricle"]}
