@@ -90,7 +90,14 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return workspace
 
 
-@pytest.fixture(scope="module", params=RESUMING, ids=lambda param: "-".join(param))
+SLOW = ("unimatch-remote-sensing", "unimatch-v2-remote-sensing")
+CASES = [
+    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in RESUMING
+]
+"""Slow ones: scripts for remote sensing, most of which is like that of the plain ones."""
+
+
+@pytest.fixture(scope="module", params=CASES)
 def trainings(
     request: pytest.FixtureRequest, blank: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Trainings:

@@ -47,7 +47,11 @@ class Trainings:
         return [(1, self.alone), *([(2, self.pair)] if self.pair else [])]
 
 
-@pytest.fixture(scope="module", params=LASTING, ids=lambda param: "-".join(param))
+SLOW = ("prevmatch",)
+CASES = [pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in LASTING]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def trainings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
     framework, script = request.param
 
