@@ -45,6 +45,7 @@ def stay_on_the_cpu() -> None:
 
     for owner in (torch.Tensor, nn.Module, torch.UntypedStorage):
         setattr(owner, "cuda", itself)  # noqa: B010, a declared attribute may not be assigned to
+    torch.cuda.is_available = lambda: False  # or it would ask for the number of devices, with NVML
     torch.cuda.device_count = lambda: 1
     torch.cuda.set_device = lambda device: None
     dist.init_process_group = init_process_group

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ FILES = [
     path
     for package in ("brpg_lib", "adapters", "examples", "benchmarks")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if ">>> " in path.read_text()
+    if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE)
 ]
 
 

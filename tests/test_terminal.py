@@ -146,7 +146,8 @@ def test_completion_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_make_help_lists_all_targets() -> None:
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     makefile = (ROOT / "Makefile").read_text()
     (declared,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == set(declared.split())

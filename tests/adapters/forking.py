@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,17 @@ FORKSERVER.set_forkserver_preload(
 )
 
 
+def _port() -> int:
+    """One that no other training here gets, and that the system gives to nobody: below those of clients."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+
+
 def launch(
     command: list[str], *, cwd: Path, env: dict[str, str], timeout: float, **_: Any
 ) -> subprocess.CompletedProcess[str]:
@@ -29,8 +41,7 @@ def launch(
     start = command.index(str(RECORDER))
     processes, arguments = int(command[start - 1].split("=")[1]), command[start + 1 :]
     log = Path(arguments[0]) / "log"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_port())}
     waiting = {}
     for rank in range(processes):
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}

@@ -180,14 +180,14 @@ def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for name in names:
             monkeypatch.setattr(module, name, Counted(getattr(module, name), name))
-    rows, counts = groups_of([9000, 8500, 40], 2, 0, spread=0.8)
-    arguments = (rows, counts, torch.tensor([4, 3, 2]), counts)
+    rows, counts = groups_of([9000, 40], 2, 0, spread=0.8)
+    arguments = (rows, counts, torch.tensor([4, 2]), counts)
     kmeans(*arguments, backend="triton")  # the first time everything is tried
     own.clear()
     with NoCopies("cpu") as guard:
         found = kmeans(*arguments, backend="triton")
     passes = own.pop("few_clusters")
-    assert found.counts.sum(1).tolist() == [9000, 8500, 40]
+    assert found.counts.sum(1).tolist() == [9000, 40]
     assert passes >= 12, "all stages"
     assert own == {"_numbers": 2, "_seed": 1, "_means": passes, "_settle": passes, "_relocate": passes}
     assert guard.total + 3 + 4 * passes <= 300, guard.launches
