@@ -67,7 +67,8 @@ class ProjectionHead(nn.Sequential):
             self._before = last.weight.detach().clone()
         elif self._calls == PATIENCE:
             before, self._before = self._before, torch.empty(0)
-            if last.weight.requires_grad and bool((before == last.weight).all()):
+            comparable = before.device == last.weight.device and before.shape == last.weight.shape
+            if comparable and last.weight.requires_grad and bool((before == last.weight).all()):
                 warn(
                     f"the weights of a ProjectionHead are the same as {PATIENCE} training passes ago: are they in an "
                     "optimizer, with a learning rate above 0? optimizer.add_param_group({'params': "

@@ -41,13 +41,13 @@ class PrototypeStore(StateModule):
             vectors = torch.zeros(num_classes, 2, slots, feature_dim, dtype=torch.float32)
         self.register_buffer("prototypes", vectors)
         self.register_state("mask", torch.zeros(num_classes, 2, slots, dtype=torch.bool))
-        self._looked_at: int | None = None
+        self._looked_at: tuple[int, int] | None = None
         self._presence: tuple[tuple[int, int], list[bool]] | None = None
 
     @property
     def mask_version(self) -> tuple[int, int]:
         """Changes whenever somebody changes the mask."""
-        return id(self.mask), self.mask._version
+        return _version(self.mask)
 
     @property
     def present(self) -> list[bool]:
@@ -60,9 +60,9 @@ class PrototypeStore(StateModule):
 
     def follow(self) -> None:
         """In eval mode, a prototype that a moving average has written is there, though no mask came along."""
-        if self.training or torch.compiler.is_compiling() or self.prototypes._version == self._looked_at:
+        if self.training or torch.compiler.is_compiling() or _version(self.prototypes) == self._looked_at:
             return
-        self._looked_at = self.prototypes._version
+        self._looked_at = _version(self.prototypes)
         written = self.prototypes.any(-1) & ~self.mask
         if bool(written.any()):
             self.mask |= written
@@ -165,6 +165,11 @@ class PrototypeStore(StateModule):
             return sizes
         high, low = self.mask.sum((0, 2)).tolist()
         return f"{sizes}, prototypes={high} high + {low} low"
+
+
+def _version(values: Tensor) -> tuple[int, int]:
+    """Changes whenever somebody writes to a tensor, and is another one for a copy of it."""
+    return id(values), values._version
 
 
 def packed(vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

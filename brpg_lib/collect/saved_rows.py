@@ -35,7 +35,7 @@ class SavedRows(Tensor):
         """Runs an operation, but for those that would mix different lengths."""
         if len(args) > 1 and getattr(func, "__name__", "").strip("_") in _ELEMENTWISE:
             first, second = args[:2]
-            if isinstance(first, (list, tuple)):
+            if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
                 alike = [i for i, pair in enumerate(zip(first, second, strict=True)) if not _differ(*pair)]
                 args = ([first[i] for i in alike], [second[i] for i in alike], *args[2:])
             elif _differ(first, second):

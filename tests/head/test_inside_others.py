@@ -154,11 +154,30 @@ def test_what_averaging_sees_has_one_shape() -> None:
     assert module.get_extra_state().shape == shapes["_extra_state"]
 
 
+def test_an_average_of_a_model_that_was_looked_at_before() -> None:
+    """However often either of them has been written since."""
+    for updates in range(6):
+        model = Segmenter()
+        for _ in range(updates + 2):
+            model.head.bank.reset()
+        model.eval().head.bank.similarity(torch.ones(1, 5))
+        update = by_hand(model)
+        model.train()
+        for i in range(6):
+            model(10 * i)
+        for _ in range(updates + 1):
+            twin = update(model)
+        assert twin.eval().head.bank.present == [True] * 3
+
+
 def test_rows_of_equal_length_are_plain_tensors() -> None:
     rows = run(head(), 4).state_dict()["queue.features"]
     plain = rows.as_subclass(torch.Tensor)
     assert torch.equal((rows + rows).as_subclass(torch.Tensor), plain + plain)
     assert torch.equal(rows.clone().lerp_(rows, 0.3), plain.lerp(plain, 0.3))
+    torch._foreach_add_([twin := rows.clone(), other := torch.zeros(2)], 1.0)
+    assert torch.equal(twin.as_subclass(torch.Tensor), plain + 1)
+    assert torch.equal(other, torch.ones(2))
     with pytest.raises(RuntimeError, match="size"):
         rows + torch.zeros(2, 7)
     with pytest.raises(RuntimeError, match=r"[Ss]ize"):

@@ -222,6 +222,17 @@ def test_a_projection_in_no_optimizer() -> None:
     assert copy.deepcopy(projection).state_dict().keys() == projection.state_dict().keys()
 
 
+def test_a_projection_that_moves_in_between_is_left_alone() -> None:
+    projection = ProjectionHead(3, 4)
+    for _ in range(50):
+        projection(torch.rand(2, 3, 4, 4))
+    projection.to("meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(60):
+            projection(torch.rand(2, 3, 4, 4, device="meta"))
+
+
 def test_labels_of_one_class() -> None:
     """Masks of 0 and 255: one class is shown, the other one is ignored."""
 
