@@ -42,6 +42,18 @@ class Batch:
         }
         return type(self)(**(values | moved))
 
+    def _in_classes(self: BatchT, logits: str, labels: str, num_classes: int, ignore_index: int) -> BatchT:
+        """With logits and labels, in the fields of these names, as everything behind the door takes them."""
+        given: Tensor | None = getattr(self, logits)
+        changed = {
+            logits: None if given is None else two_classes(given, num_classes),
+            labels: without_ignored(getattr(self, labels), num_classes, ignore_index),
+        }
+        if all(value is getattr(self, name) for name, value in changed.items()):
+            return self
+        replaced: Any = dataclasses.replace(self, **changed)  # type: ignore[type-var]  # subclasses are dataclasses
+        return replaced  # type: ignore[no-any-return]
+
     def _bring_into_form(self, name: str, maps: Sequence[str], labels: str, pixels: Sequence[str]) -> None:
         """Take tokens and masks in the forms that people have them in.
 
@@ -49,7 +61,7 @@ class Batch:
             name: Of the batch, in messages.
             maps: Names of the fields with features or logits, features first.
             labels: Name of the field with labels.
-            pixels: Names of the other fields that have no channels, each with the maps that it belongs to.
+            pixels: Names of the other fields that have no channels.
         """
         grid = require_grid(f"{name}.grid", self.grid)
         for field in maps:
@@ -108,11 +120,7 @@ class LabeledBatch(Batch):
 
     def admitted(self, num_classes: int, ignore_index: int) -> LabeledBatch:
         """The same with a channel of logits per class, and without labels that are ignored though a class has them."""
-        logits = None if self.logits is None else two_classes(self.logits, num_classes)
-        labels = without_ignored(self.labels, ignore_index) if 0 <= ignore_index < num_classes else self.labels
-        if logits is self.logits and labels is self.labels:
-            return self
-        return LabeledBatch(features=self.features, logits=logits, labels=labels)
+        return self._in_classes("logits", "labels", num_classes, ignore_index)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,12 +204,7 @@ class UnlabeledBatch(Batch):
 
     def admitted(self, num_classes: int, ignore_index: int) -> UnlabeledBatch:
         """As :meth:`LabeledBatch.admitted`."""
-        logits = None if self.weak_logits is None else two_classes(self.weak_logits, num_classes)
-        inside = 0 <= ignore_index < num_classes
-        labels = without_ignored(self.pseudo_labels, ignore_index) if inside else self.pseudo_labels
-        if logits is self.weak_logits and labels is self.pseudo_labels:
-            return self
-        return dataclasses.replace(self, weak_logits=logits, pseudo_labels=labels)
+        return self._in_classes("weak_logits", "pseudo_labels", num_classes, ignore_index)
 
 
 def _require_map(field: str, value: object) -> None:

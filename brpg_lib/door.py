@@ -49,9 +49,8 @@ def admit_step(
     if labeled is None:
         assert unlabeled is not None
         labeled = _of_nothing(unlabeled, num_classes, ignore_index)
-    return labeled.admitted(num_classes, ignore_index), None if unlabeled is None else unlabeled.admitted(
-        num_classes, ignore_index
-    )
+    others = None if unlabeled is None else unlabeled.admitted(num_classes, ignore_index)
+    return labeled.admitted(num_classes, ignore_index), others
 
 
 def _of_nothing(unlabeled: UnlabeledBatch, num_classes: int, ignore_index: int) -> LabeledBatch:

@@ -73,7 +73,9 @@ def two_classes(logits: Tensor, num_classes: int) -> Tensor:
     return torch.cat((torch.zeros_like(logits), logits), dim=1)
 
 
-def without_ignored(labels: Tensor, ignore_index: int) -> Tensor:
+def without_ignored(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Labels with :data:`NO_CLASS` where they were the index of a class that is ignored."""
+    if not 0 <= ignore_index < num_classes:
+        return labels
     labels = labels.long()
     return labels.masked_fill(labels == ignore_index, NO_CLASS)

@@ -89,7 +89,9 @@ class PrototypeHead(HeadState):
         if iteration is not None:
             iteration = require_integer("iteration", iteration, 0, MAX_COUNT)
         if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
-            own, others = admit_step(labeled, unlabeled, self.bank.prototypes, self.ignore_index, needs_logits=False)
+            own, others = admit_step(
+                labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits=False
+            )
             now = self.timeline.clock if iteration is None else torch.full_like(self.timeline.clock, iteration)
             output = self._step(own, others, Phase.LEARN, now)
             if self.training:
@@ -110,7 +112,7 @@ class PrototypeHead(HeadState):
         now = torch.full_like(self.timeline.clock, current)
         phase = self._phase_at(current)
         needs_logits = phase is Phase.COLLECT and self.training
-        own, others = admit_step(labeled, unlabeled, self.bank.prototypes, self.ignore_index, needs_logits)
+        own, others = admit_step(labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits)
         if self.training:
             until_collect = self.schedule.warmup - current if self.schedule.collect else 0
             self._first_calls.train_call(own, others, current, until_collect, iteration is None, self._warnings)

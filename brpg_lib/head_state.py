@@ -63,7 +63,6 @@ class HeadState(Resumable):
         require_instance("schedule", schedule, Schedule, "a Schedule")
         require_instance("config", config, BRPGConfig, "a BRPGConfig")
         # Where a class has the index of ignored pixels, labels come in with another one for them, and it gets nothing.
-        self.ignore_index = config.ignore_index
         self.ignored_class = config.ignore_index if 0 <= config.ignore_index < num_classes else None
         own = config
         if self.ignored_class is not None:

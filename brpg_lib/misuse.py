@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
+from brpg_lib.late import LateCopy
 from brpg_lib.notices import OneTimeWarnings
 
 WATCHED, EVALUATED = 40, 50
@@ -56,7 +57,7 @@ class FirstCalls:
     def __init__(self) -> None:
         self.trained, self.evaluated, self.unused = 0, 0, 0
         self._open = False
-        self._pending: list[tuple[Tensor, torch.cuda.Event | None, str, str]] = []
+        self._pending: list[tuple[LateCopy, str, str]] = []
         self._looked_at: set[str] = set()
         self._optimizers: OptimizerWatch | None = None
 
@@ -133,22 +134,15 @@ class FirstCalls:
             if values is None or name in self._looked_at:
                 continue
             self._looked_at.add(name)
-            found, event = judge(values.detach()), None
-            if found.is_cuda:
-                event = torch.cuda.Event()
-                found = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(found, non_blocking=True)
-                event.record()
-            self._pending.append((found, event, name, text))
+            self._pending.append((LateCopy(judge(values.detach())), name, text))
 
     def _tell_of_values(self, warnings: OneTimeWarnings) -> None:
         """Warn of what has been judged, without waiting for the rest."""
-        waiting: list[tuple[Tensor, torch.cuda.Event | None, str, str]] = []
-        for found, event, name, text in self._pending:
-            if event is not None and not event.query():
-                waiting.append((found, event, name, text))
-            elif bool(found):
+        done = [judged for judged in self._pending if judged[0].ready]
+        self._pending = [judged for judged in self._pending if judged not in done]
+        for found, name, text in done:
+            if bool(found.value):
                 warnings.warn(name, f"{name} {text}")
-        self._pending = waiting
 
 
 class OptimizerWatch:

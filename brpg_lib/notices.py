@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brpg_lib.late import LateCopy
+
 INSIDE = tuple(str(Path(module).parent) for module in (__file__, torch.__file__))
 """Code between the user's call and the place that warns: this library's, and the module call of torch's."""
 
@@ -52,7 +54,7 @@ class LateReader:
 
     def __init__(self) -> None:
         self._calls = 0
-        self._copy: tuple[Tensor, torch.cuda.Event] | None = None
+        self._copy: LateCopy | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle starts anew: events belong to one process."""
@@ -78,14 +80,5 @@ class LateReader:
         self._calls += 1
         if self._calls % self.EVERY != 1:
             return None
-        found = None
-        if self._copy is not None:
-            here, event = self._copy
-            event.synchronize()  # done long ago
-            found = here
-        there = values()
-        here, event = torch.empty(there.shape, dtype=there.dtype, pin_memory=True), torch.cuda.Event()
-        here.copy_(there, non_blocking=True)
-        event.record()
-        self._copy = here, event
-        return found
+        before, self._copy = self._copy, LateCopy(values())
+        return None if before is None else before.value  # done long ago

@@ -12,6 +12,7 @@ from torch import Tensor
 from brpg_lib.kernels.kmeans.descent import DECAY, LOOKED_AT, MAX_RATE, Descent, Rows
 from brpg_lib.kernels.lloyd import LloydFactory
 from brpg_lib.kernels.lloyd.triton_lloyd import TritonLloyd
+from brpg_lib.late import LateCopy
 
 TILE, CHUNKS = 4096, 64
 """Numbers that a program holds; of each set, numbers of how many chunks of rows."""
@@ -50,7 +51,7 @@ def descend(
     moving = torch.zeros(max_iterations, dtype=torch.int32, device=device)
     limits = tolerance.float().contiguous()
     chunks, sizes = lloyd.chunks, tile(dim)
-    reader, done = Reader(moving), 0
+    heard: list[LateCopy] = []
     for iteration in range(max_iterations):
         parts = lloyd.parts(state.centers, exists, state.active)
         with torch.cuda.device_of(rows.values):
@@ -71,33 +72,10 @@ def descend(
                 INDEXED=lloyd.index is not None, LOOKED_AT=LOOKED_AT, DIM=dim,
                 SLOTS=triton.next_power_of_2(clusters), **sizes,
             )  # fmt: skip
-        reader.begin(iteration)
-        if iteration > 0 and reader.stopped(done):
-            break
-        done = iteration
-    return state._replace(active=found.active, iterations=done + 1)
-
-
-class Reader:
-    """What the host hears of each iteration."""
-
-    def __init__(self, moving: Tensor) -> None:
-        self.moving, self.events = moving, list[torch.cuda.Event]()
-        on_cuda = moving.device.type == "cuda"
-        self.here = torch.empty(moving.shape, dtype=moving.dtype, pin_memory=True) if on_cuda else moving
-
-    def begin(self, iteration: int) -> None:
-        """Copy whether a set was still moving, without waiting."""
-        if self.here is not self.moving:
-            self.here[iteration].copy_(self.moving[iteration], non_blocking=True)
-            self.events.append(torch.cuda.Event())
-            self.events[-1].record()
-
-    def stopped(self, iteration: int) -> bool:
-        """Whether no set was moving after an iteration. Waits for the end of this one, not of what came later."""
-        if self.events:
-            self.events[iteration].synchronize()
-        return int(self.here[iteration]) == 0
+        heard.append(LateCopy(moving[iteration]))
+        if iteration > 0 and int(heard[iteration - 1].value) == 0:
+            return state._replace(active=found.active, iterations=iteration)
+    return state._replace(active=found.active, iterations=max_iterations)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
