@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
-import linecache
 import os
 import runpy
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,10 +18,8 @@ from rich.text import Text
 
 from .engine import PatchError
 from .framework import Framework, find_scripts
+from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
 from .registry import FRAMEWORKS
-
-CHILD = "BRPG_RUN"
-"""Tells the processes of ``brpg run`` what to execute; on their command line, options could be taken for another's."""
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
 Command = Callable[[Sequence[str]], int]
@@ -56,7 +50,7 @@ def patch_command(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     framework = _framework(arguments.framework)
     fixes = _fixes(framework, arguments.fix)
-    scripts = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))
+    scripts = find_scripts(framework, native(arguments.path), list(FRAMEWORKS.values()))
     if arguments.output and len(scripts) > 1:
         raise PatchError(f"--output takes one script: give {scripts[0]} as the path")
     sources = [_read(script) for script in scripts]
@@ -80,23 +74,32 @@ def patch_command(argv: Sequence[str]) -> int:
 def run_command(argv: Sequence[str]) -> int:
     """Patch a script in memory and run it, in as many processes as asked for."""
     parser = _parser("run", "Patch a training script in memory and run it. Its own arguments follow after --.")
-    parser.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="processes to start (default: 1)")
-    if CHILD in os.environ:  # started by torchrun below
-        _execute(**json.loads(os.environ.pop(CHILD)))
+    processes = "processes to start (default: 1); not within torchrun or srun, which start them"
+    parser.add_argument("--nproc-per-node", type=int, metavar="N", help=processes)
+    job = waiting_job()
+    if job is not None:
+        job.execute()
         return 0
-    own, script_arguments = _split(argv)
+    own, script_arguments = split_arguments(argv)
     arguments = parser.parse_args(own)
     framework = _framework(arguments.framework)
     fixes = _fixes(framework, arguments.fix)
-    if arguments.nproc_per_node < 1:
-        raise PatchError(f"--nproc-per-node: expected at least 1, found {arguments.nproc_per_node}")
-    script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
-    patched = framework.patch(script.name, _read(script), fixes)
+    _check_processes(arguments.nproc_per_node)
+    script = find_scripts(framework, native(arguments.path), list(FRAMEWORKS.values()))[0].absolute()
     folder = script.parent if framework.runs_in_checkout else Path.cwd()
-    child = {"script": str(script), "source": patched, "arguments": script_arguments, "folder": str(folder)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
-    command = [*launcher, "--standalone", "-m", "brpg_lib.cli", "run"]
-    return subprocess.run(command, env=os.environ | {CHILD: json.dumps(child)}).returncode
+    job = Job(str(script), framework.patch(script.name, _read(script), fixes), script_arguments, str(folder))
+    if launcher_of(os.environ):
+        job.execute()
+        return 0
+    return job.launch(arguments.nproc_per_node or 1)
+
+
+def _check_processes(number: int | None) -> None:
+    started_by = launcher_of(os.environ)
+    if number is not None and number < 1:
+        raise PatchError(f"--nproc-per-node: expected at least 1, found {number}")
+    if number is not None and started_by:
+        raise PatchError(f"--nproc-per-node: expected none within {started_by}, which starts the processes itself")
 
 
 @one_line_errors
@@ -146,13 +149,6 @@ def _fixes(framework: Framework, names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments before and after ``--``."""
-    arguments = list(argv)
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], arguments[place + 1 :]
-
-
 def _read(script: Path) -> str:
     try:
         with script.open(encoding="utf-8", newline="") as file:
@@ -192,20 +188,5 @@ def _print_diff(console: Console, source: str, result: str, names: tuple[str, st
 def _start_line(framework: Framework, script: Path, target: Path) -> str:
     """The command that starts a patched script; its arguments are an example."""
     folder = script.parent / framework.folder
-    processes = max(1, torch.cuda.device_count())
-    source, destination = (
-        os.path.relpath(os.path.realpath(p), os.path.realpath(folder)) for p in (script.parent, target)
-    )
-    imports = "" if target.parent == script.parent else f"PYTHONPATH={shlex.quote(source)} "
-    start = f"torchrun --nproc_per_node={processes} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
-    return f"cd {shlex.quote(str(folder))} && {imports}{start}"
-
-
-def _execute(script: str, source: str, arguments: list[str], folder: str) -> None:
-    """Run a source as if it were the script."""
-    name = f"{script} (patched)"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
-    os.chdir(folder)
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).parent))
-    exec(compile(source, name, "exec"), {"__name__": "__main__", "__file__": script})
+    arguments = framework.start.get(script.name, "")
+    return start_line(script, target, folder, arguments, max(1, torch.cuda.device_count()))

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from brpg_lib.adapters.launch import extended_path
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.training.data.digits import CLASS_NAMES, DigitScenes
 
@@ -220,5 +221,5 @@ def patch_and_train(
     patched = write_patched(framework, script, checkout, folder)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "brpg_lib.examples.without_cuda", str(patched), *workspace.arguments]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": extended_path(checkout), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment).returncode

@@ -91,7 +91,7 @@ def forked(log: Path, folder: Path, environment: dict[str, str], arguments: Sequ
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(folder)
     os.environ.update(environment)
-    sys.path[:0] = ["", environment["PYTHONPATH"]]
+    sys.path[:0] = ["", *environment["PYTHONPATH"].split(os.pathsep)]
     sys.argv[1:] = arguments
     main()
 

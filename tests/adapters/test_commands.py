@@ -77,7 +77,7 @@ def test_patch_one_script_to_a_file(unimatch: Path, tmp_path: Path, capsys: pyte
     assert main(["patch", "unimatch", str(unimatch / "fixmatch.py"), "--output", str(target)]) == 0
     assert "brpg" in target.read_text()
     assert not list(unimatch.glob("*_brpg.py"))
-    assert "PYTHONPATH=. torchrun" in capsys.readouterr().out
+    assert 'PYTHONPATH=."${PYTHONPATH:+:$PYTHONPATH}" torchrun' in capsys.readouterr().out
 
 
 def test_diff_and_check_write_nothing(framework: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

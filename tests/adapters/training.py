@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from brpg_lib.adapters.launch import extended_path
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace, write_patched
 
@@ -80,7 +81,11 @@ def train(
     records.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, str(RECORDER), str(records), str(kill_at), str(target), *workspace.arguments]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": extended_path(checkout),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     calls = [
         [json.loads(line) for line in (records / f"{rank}.jsonl").read_text().splitlines()]
