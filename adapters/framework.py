@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 from .engine import Edit, PatchError, patch
 
@@ -18,11 +19,20 @@ class Fix:
 
     Attributes:
         summary: The bug, in one line.
-        edits: The repair, for each script that has the bug.
+        edits: The repair, for each script that has the bug; or a function that finds its places in a script.
     """
 
     summary: str
-    edits: Mapping[str, Sequence[Edit]]
+    edits: Mapping[str, Sequence[Edit]] | Callable[[Any], Iterable[Edit]]
+
+    def edits_for(self, script: str, found: Any = None) -> list[Edit]:
+        """The repair of one script.
+
+        Args:
+            script: Its name.
+            found: What is known of it.
+        """
+        return list(self.edits(found) if callable(self.edits) else self.edits.get(script, ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,7 @@ class Framework:
         folder: Folder of the checkout that the example starts in.
         runs_in_checkout: Whether the scripts read files relative to the checkout.
         fixes: Upstream bugs that are left alone unless asked for, by name.
+        by_content: Whether scripts are known by what they do, under any file name.
     """
 
     name: str
@@ -48,6 +59,7 @@ class Framework:
     folder: str = "."
     runs_in_checkout: bool = True
     fixes: Mapping[str, Fix] = field(default_factory=dict)
+    by_content: ClassVar[bool] = False
 
     def patch(self, script: str, source: str, fixes: Sequence[str] = ()) -> str:
         """The source of ``script`` with the head in it.
@@ -64,7 +76,7 @@ class Framework:
             raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
         edits = list(self.scripts[script])
         for name in fixes:
-            edits += self.fixes[name].edits.get(script, ())
+            edits += self.fixes[name].edits_for(script)
         try:
             return patch(source, edits)
         except PatchError as error:
@@ -82,7 +94,7 @@ def find_scripts(framework: Framework, path: Path, others: Sequence[Framework]) 
     if not path.exists():
         raise PatchError(f"{path}: no such file or folder")
     if path.is_file():
-        if path.name not in framework.scripts:
+        if path.name not in framework.scripts and not framework.by_content:
             raise PatchError(f"{path.name}: expected {names} of {framework.repository}")
         return [path]
     found = [path / script for script in framework.scripts if (path / script).is_file()]
