@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from rich.console import Console
 from rich.text import Text
 
 from .engine import PatchError
+from .family import Family
 from .framework import Framework, find_scripts
+from .guide import guide_lines
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
+from .plan import Plan
 from .registry import FRAMEWORKS
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -41,32 +45,136 @@ def one_line_errors(command: Command) -> Command:
 
 @one_line_errors
 def patch_command(argv: Sequence[str]) -> int:
-    """Write patched copies of a framework's scripts."""
+    """Write patched copies of training scripts."""
     parser = _parser("patch", "Write SCRIPT_brpg.py beside each training script; the originals are never touched.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--diff", action="store_true", help="print the whole diff and write nothing")
-    action.add_argument("--check", action="store_true", help="say whether the scripts can be patched and write nothing")
+    action.add_argument("--check", action="store_true", help="print what was found where, and write nothing; 1 if something is missing")
+    action.add_argument("--guide", action="store_true", help="for a script of no known framework: what it has, and the lines to add")
     action.add_argument("--output", type=Path, metavar="FILE", help="write to FILE; PATH must then be one script")
     arguments = parser.parse_args(argv)
-    framework = _framework(arguments.framework)
-    fixes = _fixes(framework, arguments.fix)
-    scripts = find_scripts(framework, native(arguments.path), list(FRAMEWORKS.values()))
-    if arguments.output and len(scripts) > 1:
-        raise PatchError(f"--output takes one script: give {scripts[0]} as the path")
-    sources = [_read(script) for script in scripts]
-    patched = [framework.patch(script.name, source, fixes) for script, source in zip(scripts, sources, strict=True)]
-    targets = [arguments.output or script.with_name(f"{script.stem}_brpg.py") for script in scripts]
     console = Console(soft_wrap=True, highlight=False)
+    if arguments.guide:
+        return _guide(console, native(Path(arguments.places[-1])))
+    jobs = _jobs(arguments)
     if arguments.check:
-        for script in scripts:
-            console.print(f"{script}: can be patched")
-        return 0
+        return _check(console, jobs)
+    if arguments.output and len(jobs) > 1:
+        raise PatchError(f"--output takes one script: give {jobs[0].script} as the path")
+    patched = [job.patched() for job in jobs]
+    targets = [arguments.output or job.script.with_name(f"{job.script.stem}_brpg.py") for job in jobs]
     if not arguments.diff:
         _write(dict(zip(targets, patched, strict=True)))
-    for script, target, source, result in zip(scripts, targets, sources, patched, strict=True):
-        _print_diff(console, source, result, (script.name, target.name), context=3 if arguments.diff else 0)
+    for job, target, result in zip(jobs, targets, patched, strict=True):
+        _print_diff(console, job.source, result, (job.script.name, target.name), context=3 if arguments.diff else 0)
         if not arguments.diff:
-            console.print(f"\n{target} written. Start it with\n  {_start_line(framework, script, target)}\n")
+            console.print(f"\n{target} written. Start it with\n  {_start_line(job.framework, job.script, target)}\n")
+            _print_left_out(console, job)
+    return 0
+
+
+@dataclass
+class PatchJob:
+    """One script to patch."""
+
+    framework: Framework
+    script: Path
+    source: str
+    fixes: Sequence[str]
+
+    def plan(self) -> Plan | None:
+        """What would be inserted; ``None`` for an adapter that declares places instead of roles."""
+        if not isinstance(self.framework, Family):
+            return None
+        return self.framework.plan(self.script.name, self.source, self.fixes, self.script.parent)
+
+    def patched(self) -> str:
+        """The patched source, with the line ends of the original."""
+        return self.framework.patch(self.script.name, self.source, self.fixes, self.script.parent)
+
+
+def _jobs(arguments: argparse.Namespace) -> list[PatchJob]:
+    """The scripts that a command line names, with their frameworks."""
+    *names, place = arguments.places
+    if len(names) > 1 or (names and arguments.family):
+        raise PatchError(f"expected [FRAMEWORK] PATH, found {' '.join(arguments.places)}; --as NAME takes the framework's place")
+    path = native(Path(place))
+    name = arguments.family or (names[0] if names else "")
+    if name:
+        framework = _framework(name)
+        found = [(framework, script) for script in find_scripts(framework, path, list(FRAMEWORKS.values()))]
+    else:
+        found = _recognized(path)
+    return [PatchJob(framework, script, _read(script), _fixes(framework, arguments.fix)) for framework, script in found]
+
+
+def _recognized(path: Path) -> list[tuple[Framework, Path]]:
+    """The framework of a script, or of all that a checkout has, by what they do."""
+    if not path.exists():
+        raise PatchError(f"{path}: no such file or folder")
+    if path.is_dir():
+        fitting = [framework for framework in FRAMEWORKS.values() if all((path / script).is_file() for script in framework.scripts)]
+        if len(fitting) != 1:
+            names = " or ".join(framework.name for framework in fitting) or "no known framework"
+            raise PatchError(f"{path}: looks like {names}; give FRAMEWORK PATH, or the path of one script")
+        return [(fitting[0], script) for script in find_scripts(fitting[0], path, [])]
+    source = _read(path)
+    return [(best_family(path.name, source, path.parent), path)]
+
+
+def best_family(name: str, source: str, folder: Path) -> Framework:
+    """The family that lacks the least in a script."""
+
+    def lacks(family: Framework) -> tuple[int, int]:
+        assert isinstance(family, Family)
+        plan = family.plan(name, source, (), folder)
+        foreign = any(missing.name in ("network", "layers") for missing in plan.needed)
+        return len(plan.needed) + 2 * foreign, -len(plan.findings.roles)
+
+    return min(FRAMEWORKS.values(), key=lacks)
+
+
+def _check(console: Console, jobs: Sequence[PatchJob]) -> int:
+    """Print what is known of scripts. Status 1 if one lacks something that the head needs."""
+    status = 0
+    for job in jobs:
+        plan = job.plan()
+        if plan is None:
+            job.patched()
+            console.print(f"{job.script}: can be patched")
+            continue
+        plan.findings.roles.sort(key=lambda role: role.line)
+        for line in plan.lines(str(job.script)):
+            console.print(Text(line))
+        if not plan.complete:
+            status = 1
+            continue
+        patched = job.patched()
+        console.print(Text("  inserted:"))
+        for line in inserted_lines(job.source, patched):
+            console.print(Text(f"    {line}"))
+    return status
+
+
+def inserted_lines(source: str, patched: str) -> list[str]:
+    """What a patch adds: each line, with the line of the original that it stands after."""
+    found, after = [], 0
+    for line in difflib.ndiff(source.splitlines(), patched.splitlines()):
+        if line.startswith("+ ") and line[2:].strip():
+            found.append(f"after {after}: {line[2:]}")
+        after += line[:2] in ("  ", "- ")
+    return found
+
+
+def _print_left_out(console: Console, job: PatchJob) -> None:
+    plan = job.plan()
+    for missing in plan.findings.missing if plan is not None else ():
+        console.print(Text(f"left out: {missing.name}: {missing.reason}; by hand: {missing.by_hand}"))
+
+
+def _guide(console: Console, path: Path) -> int:
+    for line in guide_lines(str(path), _read(path)):
+        console.print(Text(line, style=STYLES.get(line[:1], "")))
     return 0
 
 
@@ -82,12 +190,11 @@ def run_command(argv: Sequence[str]) -> int:
         return 0
     own, script_arguments = split_arguments(argv)
     arguments = parser.parse_args(own)
-    framework = _framework(arguments.framework)
-    fixes = _fixes(framework, arguments.fix)
+    found = _jobs(arguments)[0]
     _check_processes(arguments.nproc_per_node)
-    script = find_scripts(framework, native(arguments.path), list(FRAMEWORKS.values()))[0].absolute()
-    folder = script.parent if framework.runs_in_checkout else Path.cwd()
-    job = Job(str(script), framework.patch(script.name, _read(script), fixes), script_arguments, str(folder))
+    script = found.script.absolute()
+    folder = script.parent if found.framework.runs_in_checkout else Path.cwd()
+    job = Job(str(script), found.patched(), script_arguments, str(folder))
     if launcher_of(os.environ):
         job.execute()
         return 0
@@ -116,8 +223,10 @@ def list_command(argv: Sequence[str]) -> int:
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description, allow_abbrev=False)
-    parser.add_argument("framework", help=f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours")
-    parser.add_argument("path", type=Path, help="a checkout, or one of its training scripts")
+    parser.usage = f"brpg {command} [options] [FRAMEWORK] PATH"
+    what = f"FRAMEWORK ({', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours; found out if left out) and PATH, a checkout or a script"
+    parser.add_argument("places", nargs="+", metavar="PATH", help=what)
+    parser.add_argument("--as", dest="family", metavar="FRAMEWORK", help="take the script for one of this framework")
     parser.add_argument(
         "--fix", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
     )

@@ -56,11 +56,11 @@ class Family(Framework):
     extras: Extras = _nothing
     by_content: ClassVar[bool] = True
 
-    def patch(self, script: str, source: str, fixes: Sequence[str] = ()) -> str:
+    def patch(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> str:
         """See :meth:`Framework.patch`; ``script`` may have any name."""
-        plan = self.plan(script, source, fixes)
+        plan = self.plan(script, source, fixes, folder)
         try:
-            return plan.apply()
+            return plan.apply() if not source.startswith("\ufeff") else "\ufeff" + plan.apply()
         except PatchError as error:
             known = f"known to work: {self.repository} at {', '.join(self.commits)}"
             raise PatchError(f"{script}: found {error}; {known}; brpg patch --check tells all of it") from None

@@ -91,13 +91,16 @@ class Flow:
         return [(value, place) for value, place in self.calls if value.op == "forward"]
 
 
-def follow(tree: ast.Module, start: ast.FunctionDef | None = None) -> Flow:
-    """The flow through a script, from its top; or through one function of it, with unknown arguments."""
+def follow(tree: ast.Module) -> Flow:
+    """The flow through a script: from its top, then through functions and methods that nothing of it calls."""
     walker = _Walker(tree)
-    if start is None:
-        walker.block(tree.body)
-    else:
-        walker.enter(start, [Value("name", (), arg.arg, arg) for arg in start.args.args], {})
+    walker.block(tree.body)
+    methods = [node for owner in tree.body if isinstance(owner, ast.ClassDef) for node in owner.body if isinstance(node, ast.FunctionDef)]
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    waiting = [function for name, function in walker.functions.items() if name not in used]
+    for function in (*waiting, *walker.functions.values(), *methods):
+        if function not in walker.entered and any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(tree)):
+            walker.enter(function, [], {})
     return walker.flow
 
 
@@ -141,6 +144,7 @@ class _Walker:
         self.returned: list[Value] = []
         self.shared: set[str] = set()
         self.active: list[str] = []
+        self.entered: list[ast.FunctionDef] = []
 
     # statements
 
@@ -458,6 +462,7 @@ class _Walker:
         self.function, self.around, self.returned = function.name, (), []
         self.depth += 1
         self.active.append(function.name)
+        self.entered.append(function)
         if any(without_gradient(decorator) for decorator in function.decorator_list):
             self.grad = False
         self.shared = set()

@@ -61,13 +61,14 @@ class Framework:
     fixes: Mapping[str, Fix] = field(default_factory=dict)
     by_content: ClassVar[bool] = False
 
-    def patch(self, script: str, source: str, fixes: Sequence[str] = ()) -> str:
+    def patch(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> str:
         """The source of ``script`` with the head in it.
 
         Args:
             script: File name of one of the framework's scripts.
             source: Its source.
             fixes: Names of upstream bugs to repair too.
+            folder: Where the script lies.
 
         Raises:
             PatchError: The source is patched already, or an edit does not fit it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -73,6 +75,26 @@ class FeatureTap:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Collect nothing within; what was collected before stays.
+
+        >>> layer = nn.Linear(2, 2)
+        >>> with FeatureTap(nn.Sequential(layer), "0") as tap:
+        ...     kept = layer(torch.rand(1, 2))
+        ...     with tap.paused():
+        ...         unheard = layer(torch.rand(1, 2))
+        ...     len(tap.take(1))
+        1
+        """
+        listening = self._handle is not None
+        self.close()
+        try:
+            yield
+        finally:
+            if listening:
+                self._handle = self._layer.register_forward_hook(self._collect)
 
     def take(self, calls: int) -> list[Tensor]:
         """The outputs since the last ``take``, in the order of the calls, and empty the tap.
