@@ -308,7 +308,8 @@ def _undefined(source: str, edits: Sequence[Edit], found: Sequence[Sequence[_Pla
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     top = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
     shared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    shared |= vars(builtins).keys() | functions.keys() | _bound(top)
+    classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    shared |= vars(builtins).keys() | functions.keys() | classes | _bound(top)
     for edit, places in zip(edits, found, strict=True):
         inserted = _bound([ast.parse(other.uses) for other in edits if other is not edit])
         for place in places:

@@ -120,6 +120,9 @@ class Family(Framework):
         if self.outputs is not None:
             slots = step_slots(found) | self.outputs(found)
             return next(iter(self.lines)), self._filled(next(iter(self.lines.values())).step, slots)
+        if weak is None:
+            reason = "no pass under a torch.no_grad() of its own, in the function with the step, gives the pseudo labels"
+            raise Lacking(Missing("weak view", reason, by_hand="with brpg.teacher_pass(): ...  # in the place of torch.no_grad()"))
         if kinds and weak is not None and (weak.source == "listened") == self.teacher:
             slots = step_slots(found)
             images = names_of(found.step.labeled.images[0], found.step.descent.place.env)  # type: ignore[union-attr]

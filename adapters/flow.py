@@ -143,6 +143,7 @@ class _Walker:
         self.here: Place | None = None
         self.returned: list[Value] = []
         self.shared: set[str] = set()
+        self.known: set[int] = set()
         self.active: list[str] = []
         self.entered: list[ast.FunctionDef] = []
 
@@ -267,6 +268,8 @@ class _Walker:
             if base in self.env:
                 self.env[base] = Value("stored", (self.env[base], self.value(target.slice), value), None, target)
         elif dotted(target):
+            if dotted(target) in self.flow.networks:
+                self.known.add(id(value))
             (self.globals if dotted(target) in self.shared else self.env)[dotted(target)] = value
 
     def part(self, value: Value, index: Any, node: ast.AST, count: int = 0) -> Value:
@@ -397,7 +400,7 @@ class _Walker:
         arguments = self._elements(node.args)
         keywords = {keyword.arg or "": self.value(keyword.value) for keyword in node.keywords}
         last = node.func.attr if isinstance(node.func, ast.Attribute) else name
-        if name in self.flow.networks:
+        if name in self.flow.networks or id(self.env.get(name)) in self.known:
             return self._record(Value("forward", (self._name(name), *arguments, *keywords.values()), (name, self.grad, len(arguments)), node))
         if name in self.functions and len(self.active) < DEPTH and name not in self.active:
             return self.enter(self.functions[name], arguments, keywords)

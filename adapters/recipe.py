@@ -90,8 +90,8 @@ def parsed(source: str) -> ast.Module:
 def _averaged(flow: Flow, step: Step) -> str:
     """The network that makes the pseudo labels, where it is another one."""
     first = next((inner for inner in step.strong[0].labels if inner.op == "forward"), None)
-    name = first.detail[0] if first is not None else ""
-    return "" if name == step.student else name
+    names = names_of(first.args[0], step.descent.place.env) if first is not None else []
+    return "" if not names or names[0] == step.student else names[0]
 
 
 # edits

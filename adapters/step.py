@@ -137,7 +137,7 @@ class _Finder:
 
     def student(self) -> str:
         """Name of the network whose gradient the loss has."""
-        names = list(dict.fromkeys(value.detail[0] for value in grad_forwards(self.descent.value)))
+        names = list(dict.fromkeys(map(self.network, grad_forwards(self.descent.value))))
         frozen = self._frozen()
         left = [name for name in names if name not in frozen] or names
         line = self.target.statement.lineno
@@ -149,21 +149,33 @@ class _Finder:
             raise Lacking(Missing("student", reason, [(line, name) for name in left]))
         return self.findings.add("student", left[0], line_of(self.flow, self._first(left[0])), note="its passes reach the loss with gradient")
 
+    def network(self, forward: Value) -> str:
+        """The name that the step's function has for the network of a pass."""
+        return next(iter(names_of(forward.args[0], self.target.env)), str(forward.detail[0]))
+
+    def _trained(self, value: Value, student: str) -> View | None:
+        """The images that a value predicts, if the student makes the prediction with gradient."""
+        found = view(value)
+        trained = found is not None and found.forward.detail[1] and self.network(found.forward) == student
+        return found if trained else None
+
     def _first(self, name: str) -> Value:
-        return next(value for value, _ in self.flow.forwards() if value.detail[0] == name and value.detail[1])
+        return next(value for value, _ in self.flow.forwards() if self.network(value) == name and value.detail[1])
 
     def _frozen(self) -> set[str]:
         """Names of networks whose parameters get no gradient."""
-        found = set()
+        values = set[int]()
         for place in self.flow.places:
             text = ast.unparse(place.statement) if not hasattr(place.statement, "body") or isinstance(place.statement, ast.For) else ""
             if "requires_grad_(False)" in text or "requires_grad = False" in text or ".detach_()" in text:
-                found |= {name for name in self.flow.networks if f"{name}.parameters()" in text or f"{name}.requires_grad_" in text}
-        return found
+                names = {name for name in self.flow.networks if f"{name}.parameters()" in text or f"{name}.requires_grad_" in text}
+                values |= {id(place.env[name]) for name in names if name in place.env}
+        env = self.target.env
+        return {name for name in self.flow.networks if name in env and any(id(inner) in values for inner in env[name])}
 
     def passes(self, student: str, taps: bool) -> tuple[list[Pass], list[Pass]]:
         """The student's training passes in a step, in order, and those whose results are detached."""
-        every = [Pass(value, place) for value, place in self.calls if value.op == "forward" and value.detail[0] == student and value.detail[1]]
+        every = [Pass(value, place) for value, place in self.calls if value.op == "forward" and value.detail[1] and self.network(value) == student]
         reached = {id(value) for value in grad_forwards(self.descent.value)}
         found = [one for one in every if id(one.value) in reached]
         detached = [one for one in every if id(one.value) not in reached]
@@ -190,7 +202,7 @@ class _Finder:
         terms, unlabeled = [], set[int]()
         for value, place in self.calls:
             arguments = list(_flat(value)) if value.op == "call" else []
-            seen = [found for found in map(view, arguments) if found is not None and _is_trained(found, student) and len(found.parts) == 1]
+            seen = [found for found in (self._trained(argument, student) for argument in arguments) if found is not None and len(found.parts) == 1]
             data = [argument for argument in arguments if is_data(argument, argument) and not self._is_image(argument)]
             if seen and any(nature(argument) == LABEL for argument in arguments):
                 unlabeled |= _items(seen[0].images[0])
@@ -224,7 +236,7 @@ class _Finder:
         terms: dict[tuple[int, int], tuple[View, Value, Place]] = {}
         for value, place in self.calls:
             arguments = list(_flat(value)) if value.op == "call" else []
-            seen = [found for found in map(view, arguments) if found is not None and _is_trained(found, step.student)]
+            seen = [found for found in (self._trained(argument, step.student) for argument in arguments) if found is not None]
             seen = [found for found in seen if found.is_main and len(found.parts) == 1]
             pseudo = [argument for argument in arguments if nature(argument) == LABEL]
             if seen and pseudo:
@@ -308,10 +320,10 @@ class _Finder:
         seen = [(label, view(label.args[0])) for label in bases]
         known = [(label, found) for label, found in seen if found is not None and len(found.parts) == 1]
         own = [(label, found) for label, found in known if id(found.forward) in trained]
-        others = [(label, found) for label, found in known if found.forward.detail[0] != step.student]
+        others = [(label, found) for label, found in known if self.network(found.forward) != step.student]
         for label, found in own or others or known:
             valid = self._valid(step, label)
-            network, forward, part = found.forward.detail[0], found.forward, found.parts[0]
+            network, forward, part = self.network(found.forward), found.forward, found.parts[0]
             line = line_of(self.flow, forward)
             if own:
                 self.findings.add("weak view", _text(found.images[0]), line, note="the student's training pass")
@@ -320,8 +332,6 @@ class _Finder:
             if context is not None:
                 self.findings.add("weak view", ast.unparse(forward.node or ast.Pass()), line, note="a pass without gradient")
                 return Weak("listened", network, forward, part, valid, context)
-        reason = "no pass under torch.no_grad() of its own gives the pseudo labels; prototypes then sample labeled pixels only"
-        self.findings.lack("weak view", reason, by_hand="with brpg.teacher_pass(): ...  # in the place of torch.no_grad()")
         return None
 
     def _valid(self, step: Step, label: Value) -> str:
@@ -365,10 +375,6 @@ def _flat(value: Value) -> Iterator[Value]:
             yield argument
 
 
-def _is_trained(found: View, student: str) -> bool:
-    return found.forward.detail[0] == student and bool(found.forward.detail[1])
-
-
 def _items(value: Value) -> set[int]:
     """Which loaders' items a value is made of."""
     return {id(inner) for inner in value if inner.op == "item"}
@@ -376,13 +382,3 @@ def _items(value: Value) -> set[int]:
 
 def _text(value: Value) -> str:
     return ast.unparse(value.node) if isinstance(value.node, ast.expr) else value.op
-
-
-def is_data_map(value: Value) -> bool:
-    """Whether a value is data of a loader."""
-    return nature(value) == DATA
-
-
-def names_in(node: ast.AST) -> set[str]:
-    """Names that an expression reads."""
-    return {dotted(inner) for inner in ast.walk(node) if isinstance(inner, ast.Name)}

@@ -96,6 +96,9 @@ def extras(found: Found) -> Iterator[Edit]:
     forward = next(inner for inner in found.step.strong[0].labels if inner.op == "forward")
     place = next(place for value, place in found.flow.calls if value is forward)
     statement = place.statement
+    if place.function != found.step.descent.place.function:
+        reason = f"`{ast.unparse(statement)}` is in {place.function}(), whose names the step does not have"
+        raise Lacking(Missing("teacher", reason, [(statement.lineno, ast.unparse(statement))]))
     if not (isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Subscript) and statement.value.value is forward.node):
         near = [(statement.lineno, ast.unparse(statement))]
         raise Lacking(Missing("teacher", f'expected `{ast.unparse(forward.node)}["pred"]` assigned to a name', near))  # type: ignore[arg-type]
