@@ -20,7 +20,7 @@ from rich.text import Text
 from .engine import PatchError
 from .family import Family
 from .framework import Framework, find_scripts
-from .guide import guide_lines
+from .guide import guide, guide_lines
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
 from .plan import Plan
 from .registry import FRAMEWORKS
@@ -173,9 +173,11 @@ def _print_left_out(console: Console, job: PatchJob) -> None:
 
 
 def _guide(console: Console, path: Path) -> int:
-    for line in guide_lines(str(path), _read(path)):
+    """Print what an own script has, and the lines to add. Status 1 if an input is missing."""
+    made = guide(_read(path))
+    for line in guide_lines(str(path), _read(path), made):
         console.print(Text(line, style=STYLES.get(line[:1], "")))
-    return 0
+    return 0 if made.plan.complete else 1
 
 
 @one_line_errors

@@ -297,20 +297,21 @@ class _Finder:
 
     def _ignored(self, code: str, pseudo: Value) -> str:
         env = self.target.env
-        marked = self._marked(pseudo)
-        fitting = [name for name, held in env.items() if plain(held) in marked and counterparts(pseudo, held, is_data)]
+        marked = {id(value) for value in self._marked(pseudo)}
+        fitting = [name for name, held in env.items() if counterparts(pseudo, held, is_data) and not self._is_image(held)]
+        fitting = [name for name in fitting if any(id(inner) in marked for inner in env[name])]
         if not fitting:
             return ""
         name = _closest(code, fitting, pseudo, env)
         return self.findings.add("ignored pixels", name, line_of(self.flow, env[name]), note=f"255 in padding, mixed as `{code}` is")
 
     def _marked(self, pseudo: Value) -> list[Value]:
-        """Data that a loss takes beside pseudo labels, or that is compared with 255."""
+        """Data that is compared with 255, or that a loss takes beside pseudo labels or confidence."""
         found = [plain(value) for value, number in self.flow.compared if number == 255]
         for value, _ in self.calls:
             arguments = [plain(argument) for argument in _flat(value)] if value.op == "call" else []
-            if any(argument is plain(pseudo) for argument in arguments):
-                found += arguments
+            if any(argument is plain(pseudo) or counterparts(pseudo, argument, is_confidence_of) for argument in arguments):
+                found += [argument for argument in arguments if counterparts(pseudo, argument, is_data)]
         return [value for value in found if is_data(value, value) and not self._is_image(value)]
 
     def weak(self, step: Step) -> Weak | None:

@@ -414,14 +414,26 @@ class Around:
             if isinstance(call, ast.Call) and place is not self.main and any(network in _names(arg) for arg in call.args) and dotted(call.func).rpartition(".")[2].startswith(("eval", "val", "test")):
                 target = statement.targets[0]
                 names = [ast.unparse(element) for element in target.elts] if isinstance(target, ast.Tuple) else [ast.unparse(target)]
-                found.names |= {"miou": names[0]} | ({"iou": names[1]} if len(names) > 1 else {})
-                self.findings.add("scores", names[0], statement.lineno)
+                numbers = [name for name in names if self._is_compared(name)]
+                if numbers:
+                    found.names |= {"miou": numbers[0]} | {"iou": name for name in names if name != numbers[0]}
+                    self.findings.add("scores", numbers[0], statement.lineno)
         if "miou" not in found.names:
-            self.findings.lack("scores", "no `score = evaluate(model, ...)` in the loop over epochs", by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})")
+            self.findings.lack("scores", "no number of `... = evaluate(model, ...)` is compared with the best so far", by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})")
             return
         self.scored = self._after_scores(found)
         if self.scored is None:
             self.findings.lack("scores", f"`{found.names['miou']}` is neither logged nor saved", by_hand=f"brpg.record(FOLDER, epoch, {found.names['miou']}, settings={{}})")
+
+    def _is_compared(self, name: str) -> bool:
+        """Whether the script compares a number with another."""
+        for place in self.flow.places[self.flow.places.index(self.loop) :]:
+            for node in ast.walk(place.statement):
+                sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+                sides += node.args if isinstance(node, ast.Call) and dotted(node.func) == "max" else []
+                if any(dotted(side) == name for side in sides):
+                    return True
+        return False
 
     def _after_scores(self, found: Surroundings) -> Insertion | None:
         """Where the scores are written: after they are logged, or before the checkpoint of one process."""

@@ -238,6 +238,8 @@ def _walk(one: Value, two: Value, accept: Callable[[Value, Value], bool], pairs:
         return True
     if one is two:
         return True
+    if one.op == "either" and two.op != "either":
+        return all(_walk(branch, two, accept, pairs) for branch in one.args)
     if one.op != two.op or len(one.args) != len(two.args):
         return False
     if one.op == "part" and one.args[0] is two.args[0] and one.args[0].op == "call":
