@@ -49,8 +49,12 @@ def patch_command(argv: Sequence[str]) -> int:
     parser = _parser("patch", "Write SCRIPT_brpg.py beside each training script; the originals are never touched.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--diff", action="store_true", help="print the whole diff and write nothing")
-    action.add_argument("--check", action="store_true", help="print what was found where, and write nothing; 1 if something is missing")
-    action.add_argument("--guide", action="store_true", help="for a script of no known framework: what it has, and the lines to add")
+    action.add_argument(
+        "--check", action="store_true", help="print what was found where, and write nothing; 1 if something is missing"
+    )
+    action.add_argument(
+        "--guide", action="store_true", help="for a script of no known framework: what it has, and the lines to add"
+    )
     action.add_argument("--output", type=Path, metavar="FILE", help="write to FILE; PATH must then be one script")
     arguments = parser.parse_args(argv)
     console = Console(soft_wrap=True, highlight=False)
@@ -97,7 +101,9 @@ def _jobs(arguments: argparse.Namespace) -> list[PatchJob]:
     """The scripts that a command line names, with their frameworks."""
     *names, place = arguments.places
     if len(names) > 1 or (names and arguments.family):
-        raise PatchError(f"expected [FRAMEWORK] PATH, found {' '.join(arguments.places)}; --as NAME takes the framework's place")
+        raise PatchError(
+            f"expected [FRAMEWORK] PATH, found {' '.join(arguments.places)}; --as NAME takes the framework's place"
+        )
     path = native(Path(place))
     name = arguments.family or (names[0] if names else "")
     if name:
@@ -113,7 +119,11 @@ def _recognized(path: Path) -> list[tuple[Framework, Path]]:
     if not path.exists():
         raise PatchError(f"{path}: no such file or folder")
     if path.is_dir():
-        fitting = [framework for framework in FRAMEWORKS.values() if all((path / script).is_file() for script in framework.scripts)]
+        fitting = [
+            framework
+            for framework in FRAMEWORKS.values()
+            if all((path / script).is_file() for script in framework.scripts)
+        ]
         if len(fitting) != 1:
             names = " or ".join(framework.name for framework in fitting) or "no known framework"
             raise PatchError(f"{path}: looks like {names}; give FRAMEWORK PATH, or the path of one script")

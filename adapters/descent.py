@@ -44,12 +44,16 @@ def find_descent(flow: Flow) -> Descent:
     """
     sites = _sites(flow)
     if not sites:
-        raise Lacking(Missing("backward", "no call of backward() in a loop that the script reaches", by_hand="loss.backward()"))
+        raise Lacking(
+            Missing("backward", "no call of backward() in a loop that the script reaches", by_hand="loss.backward()")
+        )
     roots = [_root(loss, place) for place, loss in sites]
     codes = {ast.unparse(root) for root in roots}
     if len(codes) > 1:
         near = [(place.statement.lineno, ast.unparse(place.statement)) for place, _ in sites]
-        raise Lacking(Missing("backward", f"{len(sites)} backward passes of different losses: {', '.join(sorted(codes))}", near))
+        raise Lacking(
+            Missing("backward", f"{len(sites)} backward passes of different losses: {', '.join(sorted(codes))}", near)
+        )
     place, root = sites[0][0], roots[0]
     if len(sites) > 1:
         place = _common(flow, [site for site, _ in sites])
@@ -117,14 +121,23 @@ def _has_forward(value: Value) -> bool:
 
 def _root(node: ast.expr, place: Place) -> ast.expr:
     """What is behind scaling: ``loss`` in ``scaler.scale(loss / n)``."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("scale", "scale_loss") and node.args:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("scale", "scale_loss")
+        and node.args
+    ):
         return _root(node.args[0], place)
     if isinstance(node, ast.BinOp) and type(node.op).__name__ in SCALES:
         sides = [side for side in (node.left, node.right) if _has_forward(_evaluate(side, place))]
         return _root(sides[0], place) if len(sides) == 1 else node
     if isinstance(node, ast.Name) and node.id in place.env:
         made = place.env[node.id].node
-        if isinstance(made, ast.Call) and isinstance(made.func, ast.Attribute) and made.func.attr in ("scale", "scale_loss"):
+        if (
+            isinstance(made, ast.Call)
+            and isinstance(made.func, ast.Attribute)
+            and made.func.attr in ("scale", "scale_loss")
+        ):
             return _root(made.args[0], place)
     return node
 
@@ -178,7 +191,9 @@ def _scaled_inside(statement: ast.stmt, loss: str) -> ast.stmt | None:
 
 def _assigns(statement: ast.stmt, name: str) -> bool:
     return any(
-        isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store) and ast.unparse(node) == name
+        isinstance(node, ast.Name | ast.Attribute | ast.Subscript)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node) == name
         for node in ast.walk(statement)
     )
 
@@ -190,7 +205,12 @@ def _scales(statement: ast.stmt, name: str) -> bool:
     if not isinstance(statement, ast.Assign):
         return False
     value = statement.value
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "scale" and value.args:
+    if (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Attribute)
+        and value.func.attr == "scale"
+        and value.args
+    ):
         return ast.unparse(value.args[0]) == name
     to_itself = len(statement.targets) == 1 and ast.unparse(statement.targets[0]) == name
     if not to_itself or not isinstance(value, ast.BinOp) or type(value.op).__name__ not in SCALES:
@@ -204,7 +224,12 @@ def _clears(statement: ast.stmt) -> bool:
         function = statement.value.func
         return isinstance(function, ast.Attribute) and function.attr == "zero_grad"
     inner = getattr(statement, "body", None)
-    return isinstance(statement, ast.If | ast.For) and bool(inner) and not statement.orelse and all(map(_clears, statement.body))
+    return (
+        isinstance(statement, ast.If | ast.For)
+        and bool(inner)
+        and not statement.orelse
+        and all(map(_clears, statement.body))
+    )
 
 
 def _optimizer(flow: Flow, backward: Place) -> str:
@@ -215,5 +240,7 @@ def _optimizer(flow: Flow, backward: Place) -> str:
             continue
         for node in ast.walk(place.statement) if not hasattr(place.statement, "body") else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step":
-                return dotted(node.args[0]) if node.args and dotted(node.args[0]) in place.env else dotted(node.func.value)
+                return (
+                    dotted(node.args[0]) if node.args and dotted(node.args[0]) in place.env else dotted(node.func.value)
+                )
     raise Lacking(Missing("optimizer", "no optimizer.step() after the backward pass", by_hand="optimizer.step()"))

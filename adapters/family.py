@@ -12,7 +12,19 @@ from typing import ClassVar
 from .engine import Edit, PatchError
 from .framework import PATCHED, Framework
 from .plan import Plan
-from .recipe import NONE, Found, Lines, edits_of, examine, filled, general_step, quoted, signature, step_slots, teacher_edits
+from .recipe import (
+    NONE,
+    Found,
+    Lines,
+    edits_of,
+    examine,
+    filled,
+    general_step,
+    quoted,
+    signature,
+    step_slots,
+    teacher_edits,
+)
 from .roles import Findings, Lacking, Missing
 from .surroundings import Insertion
 from .tidy import tidy
@@ -100,7 +112,11 @@ class Family(Framework):
         env = found.flow.places[-1].env
         imported = [str(value.detail) for value in env.values() if value.op == "import"]
         if not any(name.startswith(f"{self.network}.") for name in imported):
-            near = [(value.node.lineno, ast.unparse(value.node)) for value in env.values() if value.op == "import" and "model" in str(value.detail)]  # type: ignore[union-attr]
+            near = [
+                (value.node.lineno, ast.unparse(value.node))
+                for value in env.values()
+                if value.op == "import" and "model" in str(value.detail)
+            ]  # type: ignore[union-attr]
             reason = f"nothing in the script like `from {self.network} import *`, whose layers {self.name} listens to"
             raise Lacking(Missing("network", reason, list(dict.fromkeys(near))))
         file = folder.joinpath(*self.network.split(".")).with_suffix(".py") if folder is not None else None
@@ -121,8 +137,12 @@ class Family(Framework):
             slots = step_slots(found) | self.outputs(found)
             return next(iter(self.lines)), self._filled(next(iter(self.lines.values())).step, slots)
         if weak is None:
-            reason = "no pass under a torch.no_grad() of its own, in the function with the step, gives the pseudo labels"
-            raise Lacking(Missing("weak view", reason, by_hand="with brpg.teacher_pass(): ...  # in the place of torch.no_grad()"))
+            reason = (
+                "no pass under a torch.no_grad() of its own, in the function with the step, gives the pseudo labels"
+            )
+            raise Lacking(
+                Missing("weak view", reason, by_hand="with brpg.teacher_pass(): ...  # in the place of torch.no_grad()")
+            )
         if kinds and weak is not None and (weak.source == "listened") == self.teacher:
             slots = step_slots(found)
             images = names_of(found.step.labeled.images[0], found.step.descent.place.env)  # type: ignore[union-attr]
@@ -131,7 +151,13 @@ class Family(Framework):
         return "", self._filled(general_step(found, self.ending), step_slots(found))
 
     def _filled(self, template: str, slots: Mapping[str, str]) -> str:
-        return filled(template, {name: quoted(code, self.quote) if code and code != NONE and not code.startswith(",") else code for name, code in slots.items()})
+        return filled(
+            template,
+            {
+                name: quoted(code, self.quote) if code and code != NONE and not code.startswith(",") else code
+                for name, code in slots.items()
+            },
+        )
 
     def _edits(self, found: Found, step: str) -> list[Edit]:
         extras = [*self.extras(found), *(teacher_edits(found) if self.outputs is None else ())]
@@ -156,14 +182,24 @@ class Family(Framework):
         if where is None:
             return
         if "cfg" not in found.around.names:
-            found.findings.lack("scores", "no settings of a yaml to tell trainings apart by", by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})")
+            found.findings.lack(
+                "scores",
+                "no settings of a yaml to tell trainings apart by",
+                by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})",
+            )
             return
         found.around.insertions.insert(0, Insertion(where.statement, self.record(found), where.before))
 
     def _plugin(self, found: Found) -> str:
         names = found.around.names
         if "cfg" not in names:
-            raise Lacking(Missing("settings", "no name holds what yaml.load() gave, whose keys the plug-in reads", by_hand="cfg = yaml.safe_load(...)"))
+            raise Lacking(
+                Missing(
+                    "settings",
+                    "no name holds what yaml.load() gave, whose keys the plug-in reads",
+                    by_hand="cfg = yaml.safe_load(...)",
+                )
+            )
         weak, student = found.step.weak, found.step.student
         listened = weak.network if weak is not None and weak.source == "listened" else ""
         model = found.finder.main_name(student)

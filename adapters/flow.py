@@ -12,12 +12,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-KEPT = set("cuda cpu to float half bfloat16 double long int byte type contiguous clone squeeze unsqueeze expand view".split())
+KEPT = set(
+    "cuda cpu to float half bfloat16 double long int byte type contiguous clone squeeze unsqueeze expand view".split()
+)
 """Methods whose result shows the same pixels."""
 CLASSWISE = {"softmax", "log_softmax", "sigmoid", "exp"}
 RESIZED = {"interpolate", "upsample", "resize", "resized"}
 PASSED_ON = {"tqdm", "iter", "cycle", "trange", "list", "prefetch", "track", "prepare"}
-NETWORK = {"train", "eval", "parameters", "named_parameters", "state_dict", "module", "requires_grad_", "load_state_dict", "no_sync"}
+NETWORK = {
+    "train",
+    "eval",
+    "parameters",
+    "named_parameters",
+    "state_dict",
+    "module",
+    "requires_grad_",
+    "load_state_dict",
+    "no_sync",
+}
 DEPTH = 4
 Env = dict[str, "Value"]
 
@@ -95,11 +107,19 @@ def follow(tree: ast.Module) -> Flow:
     """The flow through a script: from its top, then through functions and methods that nothing of it calls."""
     walker = _Walker(tree)
     walker.block(tree.body)
-    methods = [node for owner in tree.body if isinstance(owner, ast.ClassDef) for node in owner.body if isinstance(node, ast.FunctionDef)]
+    methods = [
+        node
+        for owner in tree.body
+        if isinstance(owner, ast.ClassDef)
+        for node in owner.body
+        if isinstance(node, ast.FunctionDef)
+    ]
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     waiting = [function for name, function in walker.functions.items() if name not in used]
     for function in (*waiting, *walker.functions.values(), *methods):
-        if function not in walker.entered and any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(tree)):
+        if function not in walker.entered and any(
+            isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(tree)
+        ):
             walker.enter(function, [], {})
     return walker.flow
 
@@ -124,7 +144,11 @@ def network_names(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.Call):
             called.add(dotted(node.func))
             called |= {dotted(argument) for argument in node.args}
-    return {name for name, attributes in used.items() if name in called and attributes & NETWORK and "step" not in attributes} - {""}
+    return {
+        name
+        for name, attributes in used.items()
+        if name in called and attributes & NETWORK and "step" not in attributes
+    } - {""}
 
 
 def _classes_axis(node: ast.Call, skipped: int) -> bool:
@@ -268,7 +292,8 @@ class _Walker:
             if base in self.env:
                 self.env[base] = Value("stored", (self.env[base], self.value(target.slice), value), None, target)
         elif dotted(target):
-            if dotted(target) in self.flow.networks:
+            copied = value.op == "call" and str(value.detail).endswith("deepcopy") and id(value.args[0]) in self.known
+            if dotted(target) in self.flow.networks or copied:
                 self.known.add(id(value))
             (self.globals if dotted(target) in self.shared else self.env)[dotted(target)] = value
 
@@ -395,13 +420,24 @@ class _Walker:
 
     def _call_value(self, node: ast.Call) -> Value:
         name = dotted(node.func)
-        if isinstance(node.func, ast.Call) and isinstance(node.func.func, ast.Attribute) and node.func.func.attr in ("train", "eval"):
+        if (
+            isinstance(node.func, ast.Call)
+            and isinstance(node.func.func, ast.Attribute)
+            and node.func.func.attr in ("train", "eval")
+        ):
             name = dotted(node.func.func.value)  # model.eval()(images)
         arguments = self._elements(node.args)
         keywords = {keyword.arg or "": self.value(keyword.value) for keyword in node.keywords}
         last = node.func.attr if isinstance(node.func, ast.Attribute) else name
         if name in self.flow.networks or id(self.env.get(name)) in self.known:
-            return self._record(Value("forward", (self._name(name), *arguments, *keywords.values()), (name, self.grad, len(arguments)), node))
+            return self._record(
+                Value(
+                    "forward",
+                    (self._name(name), *arguments, *keywords.values()),
+                    (name, self.grad, len(arguments)),
+                    node,
+                )
+            )
         if name in self.functions and len(self.active) < DEPTH and name not in self.active:
             return self.enter(self.functions[name], arguments, keywords)
         method = isinstance(node.func, ast.Attribute) and not self._is_module(node.func.value)
@@ -410,17 +446,27 @@ class _Walker:
         understood = self._understood(last, operands, keywords, node, method) if operands else None
         if understood is not None:
             return understood
-        if last in ("append", "extend", "add", "update") and subject is not None and isinstance(node.func, ast.Attribute):
+        if (
+            last in ("append", "extend", "add", "update")
+            and subject is not None
+            and isinstance(node.func, ast.Attribute)
+        ):
             owner = dotted(node.func.value)
             if owner in self.env and subject.op != "name":
                 self.env[owner] = Value("call", (subject, *arguments), name, node)
-        return self._record(Value("call", (*operands, *keywords.values()), f".{last}" if method else name or last, node))
+        return self._record(
+            Value("call", (*operands, *keywords.values()), f".{last}" if method else name or last, node)
+        )
 
     def _is_module(self, node: ast.AST) -> bool:
         found = self.value(node) if dotted(node) else None
         while found is not None and found.op == "attribute":
             found = found.args[0]
-        return found is not None and found.op in ("import", "name") and dotted(node).split(".")[0] in ("torch", "F", "np", "nn", "functional", *self._imports())
+        return (
+            found is not None
+            and found.op in ("import", "name")
+            and dotted(node).split(".")[0] in ("torch", "F", "np", "nn", "functional", *self._imports())
+        )
 
     def _imports(self) -> set[str]:
         return {name for name, value in self.globals.items() if value.op == "import"}
@@ -458,7 +504,9 @@ class _Walker:
     def enter(self, function: ast.FunctionDef, arguments: Sequence[Value], keywords: dict[str, Value]) -> Value:
         """Follow a call of one of the script's functions; what it returns."""
         kept = self.env, self.function, self.around, self.here, self.returned, self.grad, self.shared
-        self.env = {name: value for name, value in zip((arg.arg for arg in function.args.args), arguments, strict=False)}
+        self.env = {
+            name: value for name, value in zip((arg.arg for arg in function.args.args), arguments, strict=False)
+        }
         self.env |= {name: value for name, value in keywords.items() if name}
         for arg in (*function.args.args, *function.args.kwonlyargs):
             self.env.setdefault(arg.arg, Value("name", (), arg.arg, arg))
@@ -476,7 +524,11 @@ class _Walker:
         self.active.pop()
         if len(returned) == 1:
             return returned[0]
-        return Value("either", tuple(returned), (function, True, True), function) if returned else Value("const", (), None, function)
+        return (
+            Value("either", tuple(returned), (function, True, True), function)
+            if returned
+            else Value("const", (), None, function)
+        )
 
 
 def without_gradient(node: ast.AST) -> bool:

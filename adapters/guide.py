@@ -81,7 +81,11 @@ def guide(source: str, fixed: Sequence[tuple[str, str]] = ()) -> Guide:
         step = filled(general_step(found, ENDING), step_slots(found))
         plugin, questions = _plugin(found, dict(fixed))
         if found.step.weak is None:
-            plan.findings.lack("weak view", "no pass under a torch.no_grad() of its own gives the pseudo labels", by_hand="with brpg.teacher_pass(): ...")
+            plan.findings.lack(
+                "weak view",
+                "no pass under a torch.no_grad() of its own gives the pseudo labels",
+                by_hand="with brpg.teacher_pass(): ...",
+            )
         extras = list(teacher_edits(found))
         found.around.insertions = [Insertion(one.statement, one.code, one.before) for one in found.around.insertions]
         plan.edits = [*edits_of(found, IMPORTS, plugin, _named(found, step), "'"), *extras]
@@ -98,7 +102,9 @@ def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
         yield "  the head needs: images with labels; images with pseudo labels and their confidence, seen by the student"
         return
     patched = made.plan.apply()
-    yield from difflib.unified_diff(source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm="")
+    yield from difflib.unified_diff(
+        source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm=""
+    )
     for question in made.questions:
         yield f"  to fill in: {question}"
 
@@ -115,8 +121,16 @@ def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
     features, logits = _layers(found, FEATURE_WORDS), _layers(found, LOGIT_WORDS)
     classes = answers.get("classes") or _classes(found)
     asked = {
-        "features": (answers.get("features") or features, "'DECODER'", "name of the layer whose output is the decoder's features, of one tensor"),
-        "logits": (answers.get("logits") or logits, "'CLASSIFIER'", "name of the layer whose output is the logits, of the same size"),
+        "features": (
+            answers.get("features") or features,
+            "'DECODER'",
+            "name of the layer whose output is the decoder's features, of one tensor",
+        ),
+        "logits": (
+            answers.get("logits") or logits,
+            "'CLASSIFIER'",
+            "name of the layer whose output is the logits, of the same size",
+        ),
         "classes": (classes, "NUM_CLASSES", "number of classes"),
         "channels": (answers.get("channels", ""), "CHANNELS", "channels of the decoder's features"),
     }
@@ -131,7 +145,11 @@ def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
         "average": ", teacher=True" if listened and listened != student else "",
     }
     text = string.Template(PLUGIN).substitute(slots)
-    names_given = "\n".join(f"{placeholder} = ...  # {what}" for value, placeholder, what in asked.values() if not value and placeholder.isidentifier())
+    names_given = "\n".join(
+        f"{placeholder} = ...  # {what}"
+        for value, placeholder, what in asked.values()
+        if not value and placeholder.isidentifier()
+    )
     return (f"\n{names_given}{text}" if names_given else text).replace(NONE, ""), questions
 
 
@@ -142,7 +160,10 @@ def _layers(found: Found, words: Sequence[str]) -> str:
         for owner in found.tree.body
         if isinstance(owner, ast.ClassDef)
         for node in ast.walk(owner)
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
     ]
     return next((repr(word) for word in words if word in attributes), "")
 
@@ -167,6 +188,14 @@ def _also_missing(source: str, first: Missing) -> list[Missing]:
     """Which other inputs the script lacks at first sight, so that nobody has to ask twice."""
     text = source
     found = []
-    if first.name != "pseudo labels" and not any(word in text for word in ("argmax(", ".max(", "max(dim", "torch.max(")):
-        found.append(Missing("pseudo labels", "nothing takes the most probable class (argmax, max)", by_hand="confidence, pseudo_labels = teacher(images).softmax(dim=1).max(dim=1)"))
+    if first.name != "pseudo labels" and not any(
+        word in text for word in ("argmax(", ".max(", "max(dim", "torch.max(")
+    ):
+        found.append(
+            Missing(
+                "pseudo labels",
+                "nothing takes the most probable class (argmax, max)",
+                by_hand="confidence, pseudo_labels = teacher(images).softmax(dim=1).max(dim=1)",
+            )
+        )
     return found

@@ -188,7 +188,9 @@ class Plugin(nn.Module):
 
     def project(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """Representations ``(B, D, h, w)`` of the student's feature maps, in one pass."""
-        dtype = next(self.projection.parameters()).dtype  # maps of half precision, where the script's passes are autocast
+        dtype = next(
+            self.projection.parameters()
+        ).dtype  # maps of half precision, where the script's passes are autocast
         together: Tensor = self._parallel[0](torch.cat(maps).to(dtype))
         parts: tuple[Tensor, ...] = together.split([len(part) for part in maps])
         return parts

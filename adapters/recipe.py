@@ -156,8 +156,12 @@ def _plugin_edits(found: Found, plugin: str) -> Iterator[Edit]:
         yield before(around.start.statement, plugin.lstrip("\n"))
     if around.call is not None:
         place, name = around.call
-        function = next(node for node in ast.walk(found.tree) if isinstance(node, ast.FunctionDef) and node.name == name)
-        call = next(node for node in ast.walk(place.statement) if isinstance(node, ast.Call) and dotted(node.func) == name)
+        function = next(
+            node for node in ast.walk(found.tree) if isinstance(node, ast.FunctionDef) and node.name == name
+        )
+        call = next(
+            node for node in ast.walk(place.statement) if isinstance(node, ast.Call) and dotted(node.func) == name
+        )
         optional = bool(function.args.defaults)
         yield AddArgument(anchor=ast.unparse(call), at=at(call), code="brpg=brpg" if optional else "brpg")
         yield AddArgument(anchor=f"def {name}(): ...", code="brpg=None" if optional else "brpg")
@@ -183,7 +187,11 @@ def _joined(insertions: Sequence[Insertion]) -> Iterator[Edit]:
 
 def _load_edit(around: Surroundings) -> Iterator[Edit]:
     call = around.resumes_with
-    if call is not None and dotted(call.func) == "torch.load" and not any(keyword.arg == "weights_only" for keyword in call.keywords):
+    if (
+        call is not None
+        and dotted(call.func) == "torch.load"
+        and not any(keyword.arg == "weights_only" for keyword in call.keywords)
+    ):
         yield AddArgument(anchor=ast.unparse(call), at=at(call), code="weights_only=False")
 
 
@@ -192,7 +200,9 @@ def _unheard(found: Found) -> Iterator[Edit]:
     for one in found.step.unheard:
         call = one.value.node
         if isinstance(call, ast.Call):
-            arguments = ", ".join(map(ast.unparse, call.args)) + "".join(f", {keyword.arg}={ast.unparse(keyword.value)}" for keyword in call.keywords)
+            arguments = ", ".join(map(ast.unparse, call.args)) + "".join(
+                f", {keyword.arg}={ast.unparse(keyword.value)}" for keyword in call.keywords
+            )
             found.findings.add("detached pass", ast.unparse(call), call.lineno, note="not listened to")
             yield replaced(call, f"brpg.unheard({ast.unparse(call.func)}, {arguments})")
 
@@ -209,7 +219,12 @@ def _local_rank(tree: ast.Module, quote: str) -> Iterator[Edit]:
 def old_iterators(tree: ast.Module) -> Iterator[Edit]:
     """``next(iterator)`` for ``iterator.next()``."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "next" and not node.args:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "next"
+            and not node.args
+        ):
             yield replaced(node, f"next({ast.unparse(node.func.value)})")
 
 
@@ -224,7 +239,11 @@ def teacher_edits(found: Found) -> Iterator[Edit]:
         return
     context = weak.context.statement
     assert isinstance(context, ast.With)
-    call = next(item.context_expr for item in context.items if dotted(getattr(item.context_expr, "func", item.context_expr)).endswith(("no_grad", "inference_mode")))
+    call = next(
+        item.context_expr
+        for item in context.items
+        if dotted(getattr(item.context_expr, "func", item.context_expr)).endswith(("no_grad", "inference_mode"))
+    )
     yield replaced(call, "brpg.teacher_pass()")
     if weak.network == found.step.student:
         return
@@ -249,18 +268,33 @@ def _average(found: Found, teacher: str) -> tuple[ast.stmt, str]:
         if ratio:
             last = statement, ratio
     if last is None:
-        raise Lacking(Missing("average", f"nothing moves `{teacher}` towards `{student}` after the step", by_hand="brpg.update_teacher(RATIO)  # where the teacher moves"))
+        raise Lacking(
+            Missing(
+                "average",
+                f"nothing moves `{teacher}` towards `{student}` after the step",
+                by_hand="brpg.update_teacher(RATIO)  # where the teacher moves",
+            )
+        )
     return last
 
 
 def _ratio(statement: ast.stmt, networks: set[str]) -> str:
     """``r`` of ``r * teacher + (1 - r) * student``, or the number in a call with both networks."""
     for node in ast.walk(statement):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and isinstance(node.left, ast.Constant) and float(node.left.value) == 1.0:  # type: ignore[arg-type]
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Sub)
+            and isinstance(node.left, ast.Constant)
+            and float(node.left.value) == 1.0
+        ):  # type: ignore[arg-type]
             return ast.unparse(node.right)
     call = statement.value if isinstance(statement, ast.Expr) else None
     if isinstance(call, ast.Call):
-        others = [argument for argument in (*call.args, *(keyword.value for keyword in call.keywords)) if dotted(argument) not in networks]
+        others = [
+            argument
+            for argument in (*call.args, *(keyword.value for keyword in call.keywords))
+            if dotted(argument) not in networks
+        ]
         return ast.unparse(others[0]) if others else ""
     return ""
 
@@ -284,7 +318,13 @@ def quoted(code: str, quote: str) -> str:
     tokens = []
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         text = token.string
-        if token.type == tokenize.STRING and text[0] == other and text[:3] != other * 3 and quote not in text and "\\" not in text:
+        if (
+            token.type == tokenize.STRING
+            and text[0] == other
+            and text[:3] != other * 3
+            and quote not in text
+            and "\\" not in text
+        ):
             text = quote + text[1:-1] + quote
         tokens.append((token.type, text, token.start, token.end, token.line))
     return tokenize.untokenize(tokens).strip()
@@ -298,11 +338,19 @@ class Sizes:
 
     def of(self, images: Value) -> str:
         """How many images there are."""
-        found = [name for name, held in self.place.env.items() if held.op == "size" and held.detail == 0 and plain(held.args[0]) is plain(images)]
+        found = [
+            name
+            for name, held in self.place.env.items()
+            if held.op == "size" and held.detail == 0 and plain(held.args[0]) is plain(images)
+        ]
         names = names_of(images, self.place.env)
         if found:
             return found[0]
-        alike = [name for name, held in self.place.env.items() if held.op == "size" and held.detail == 0 and _same_item(held.args[0], images)]
+        alike = [
+            name
+            for name, held in self.place.env.items()
+            if held.op == "size" and held.detail == 0 and _same_item(held.args[0], images)
+        ]
         if alike:
             return alike[0]
         if names:
@@ -371,7 +419,11 @@ def _pseudo_slots(strong: Sequence[Strong]) -> dict[str, str]:
         return {"pseudo": pseudo, "confidence": confidence, "ignored": NONE}
     if len(strong) == 1:
         return {"pseudo": f"{pseudo}.masked_fill({ignored[0]} == 255, 255)", "confidence": confidence, "ignored": NONE}
-    return {"pseudo": f"{pseudo}.masked_fill(ignore_s, 255)", "confidence": confidence, "ignored": f"ignore_s = {_together(ignored)} == 255"}
+    return {
+        "pseudo": f"{pseudo}.masked_fill(ignore_s, 255)",
+        "confidence": confidence,
+        "ignored": f"ignore_s = {_together(ignored)} == 255",
+    }
 
 
 def _together(codes: Sequence[str]) -> str:
@@ -392,10 +444,20 @@ def general_step(found: Found, ending: str) -> str:
     taken = ", ".join(f"(feat{number}, logits{number})" for number in numbers) + ("," if len(order) == 1 else "")
     features = part("feat", step.labeled.forward, step.labeled.parts[0])
     strong = _together([part("feat", one.view.forward, one.view.parts[0]) for one in step.strong])
-    lines = ["if brpg.enabled:", f"    {taken} = brpg.take({len(order)})" if len(order) > 1 else f"    ({taken}) = brpg.take(1)"]
+    lines = [
+        "if brpg.enabled:",
+        f"    {taken} = brpg.take({len(order)})" if len(order) > 1 else f"    ({taken}) = brpg.take(1)",
+    ]
     lines.append(f"    rep_x, rep_u_s = brpg.project({features}, {strong})")
     weak = _weak_view(step.weak, part)
-    return "\n" + "\n".join([*lines, ending.replace("$logits_l", part("logits", step.labeled.forward, step.labeled.parts[0])).replace("$weak", weak)])
+    return "\n" + "\n".join(
+        [
+            *lines,
+            ending.replace("$logits_l", part("logits", step.labeled.forward, step.labeled.parts[0])).replace(
+                "$weak", weak
+            ),
+        ]
+    )
 
 
 def _weak_view(weak: Weak | None, part: object) -> str:
@@ -418,7 +480,14 @@ def guard_of(place: Place, value: Value) -> str:
     test = branch.test
     if in_body:
         return ast.unparse(test)
-    opposite = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+    opposite = {
+        ast.Lt: ast.GtE,
+        ast.GtE: ast.Lt,
+        ast.Gt: ast.LtE,
+        ast.LtE: ast.Gt,
+        ast.Eq: ast.NotEq,
+        ast.NotEq: ast.Eq,
+    }
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and type(test.ops[0]) in opposite:
         return ast.unparse(ast.Compare(test.left, [opposite[type(test.ops[0])]()], test.comparators))
     return f"not ({ast.unparse(test)})"
@@ -427,5 +496,3 @@ def guard_of(place: Place, value: Value) -> str:
 def is_label(value: Value) -> bool:
     """Whether a value is a map of pseudo labels."""
     return nature(value) == LABEL
-
-

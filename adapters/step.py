@@ -9,7 +9,21 @@ from dataclasses import dataclass, field
 from .descent import Descent
 from .flow import Flow, Place, Value, dotted, without_gradient
 from .roles import CERTAIN, LIKELY, Findings, Lacking, Missing, code_of, line_of, nearest
-from .trace import CONFIDENCE, DATA, LABEL, View, counterparts, is_confidence_of, is_data, labels_in, layout, names_of, nature, plain, view
+from .trace import (
+    CONFIDENCE,
+    DATA,
+    LABEL,
+    View,
+    counterparts,
+    is_confidence_of,
+    is_data,
+    labels_in,
+    layout,
+    names_of,
+    nature,
+    plain,
+    view,
+)
 
 
 @dataclass(frozen=True)
@@ -142,12 +156,20 @@ class _Finder:
         left = [name for name in names if name not in frozen] or names
         line = self.target.statement.lineno
         if not left:
-            near = [(line_of(self.flow, value), ast.unparse(value.node or ast.Pass())) for value, _ in self.calls if value.op == "forward"]
+            near = [
+                (line_of(self.flow, value), ast.unparse(value.node or ast.Pass()))
+                for value, _ in self.calls
+                if value.op == "forward"
+            ]
             raise Lacking(Missing("student", f"no forward pass with gradient in `{self.descent.loss}`", near))
         if len(left) > 1:
-            reason = f"{len(left)} networks have a gradient of `{self.descent.loss}`: {', '.join(left)}; a head serves one"
+            reason = (
+                f"{len(left)} networks have a gradient of `{self.descent.loss}`: {', '.join(left)}; a head serves one"
+            )
             raise Lacking(Missing("student", reason, [(line, name) for name in left]))
-        return self.findings.add("student", left[0], line_of(self.flow, self._first(left[0])), note="its passes reach the loss with gradient")
+        return self.findings.add(
+            "student", left[0], line_of(self.flow, self._first(left[0])), note="its passes reach the loss with gradient"
+        )
 
     def network(self, forward: Value) -> str:
         """The name that the step's function has for the network of a pass."""
@@ -166,16 +188,28 @@ class _Finder:
         """Names of networks whose parameters get no gradient."""
         values = set[int]()
         for place in self.flow.places:
-            text = ast.unparse(place.statement) if not hasattr(place.statement, "body") or isinstance(place.statement, ast.For) else ""
+            text = (
+                ast.unparse(place.statement)
+                if not hasattr(place.statement, "body") or isinstance(place.statement, ast.For)
+                else ""
+            )
             if "requires_grad_(False)" in text or "requires_grad = False" in text or ".detach_()" in text:
-                names = {name for name in self.flow.networks if f"{name}.parameters()" in text or f"{name}.requires_grad_" in text}
+                names = {
+                    name
+                    for name in self.flow.networks
+                    if f"{name}.parameters()" in text or f"{name}.requires_grad_" in text
+                }
                 values |= {id(place.env[name]) for name in names if name in place.env}
         env = self.target.env
         return {name for name in self.flow.networks if name in env and any(id(inner) in values for inner in env[name])}
 
     def passes(self, student: str, taps: bool) -> tuple[list[Pass], list[Pass]]:
         """The student's training passes in a step, in order, and those whose results are detached."""
-        every = [Pass(value, place) for value, place in self.calls if value.op == "forward" and value.detail[1] and self.network(value) == student]
+        every = [
+            Pass(value, place)
+            for value, place in self.calls
+            if value.op == "forward" and value.detail[1] and self.network(value) == student
+        ]
         reached = {id(value) for value in grad_forwards(self.descent.value)}
         found = [one for one in every if id(one.value) in reached]
         detached = [one for one in every if id(one.value) not in reached]
@@ -183,13 +217,19 @@ class _Finder:
             self._once(one)
         for number, one in enumerate(found, 1):
             code = ast.unparse(one.value.node or ast.Pass())
-            self.findings.add(f"pass {number}", code, line_of(self.flow, one.value), note="training pass of the student")
+            self.findings.add(
+                f"pass {number}", code, line_of(self.flow, one.value), note="training pass of the student"
+            )
         return found, detached if taps else []
 
     def _once(self, one: Pass) -> None:
         """A pass that some steps make and others do not, or several times, cannot be told from the others."""
         around = [statement for statement, _ in self.target.around]
-        extra = [statement for statement, _ in one.place.around if statement not in around and not isinstance(statement, ast.With)]
+        extra = [
+            statement
+            for statement, _ in one.place.around
+            if statement not in around and not isinstance(statement, ast.With)
+        ]
         if not extra or one.place.function != self.target.function:
             return
         kind = "in a loop" if isinstance(extra[0], ast.For | ast.While) else "in one branch only"
@@ -202,7 +242,11 @@ class _Finder:
         terms, unlabeled = [], set[int]()
         for value, place in self.calls:
             arguments = list(_flat(value)) if value.op == "call" else []
-            seen = [found for found in (self._trained(argument, student) for argument in arguments) if found is not None and len(found.parts) == 1]
+            seen = [
+                found
+                for found in (self._trained(argument, student) for argument in arguments)
+                if found is not None and len(found.parts) == 1
+            ]
             data = [argument for argument in arguments if is_data(argument, argument) and not self._is_image(argument)]
             if seen and any(nature(argument) == LABEL for argument in arguments):
                 unlabeled |= _items(seen[0].images[0])
@@ -218,7 +262,9 @@ class _Finder:
         code, label, seen, place = usable[-1]
         self._same_loader(str(code), label, seen, place)
         sure = CERTAIN if len({id(plain(entry[1])) for entry in usable}) == 1 else LIKELY
-        self.findings.add("labels", str(code), place.statement.lineno, sure, f"in `{ast.unparse(place.statement).splitlines()[0]}`")
+        self.findings.add(
+            "labels", str(code), place.statement.lineno, sure, f"in `{ast.unparse(place.statement).splitlines()[0]}`"
+        )
         return str(code), seen
 
     def _same_loader(self, code: str, label: Value, seen: View, place: Place) -> None:
@@ -226,7 +272,9 @@ class _Finder:
         if images and labels and not images & labels:
             name = _text(seen.images[0])
             reason = f"`{code}` meets predictions of `{name}`, which is of another loader: the order of images in the pass and in the loss differ"
-            raise Lacking(Missing("labels", reason, [(place.statement.lineno, ast.unparse(place.statement).splitlines()[0])]))
+            raise Lacking(
+                Missing("labels", reason, [(place.statement.lineno, ast.unparse(place.statement).splitlines()[0])])
+            )
 
     def _is_image(self, value: Value) -> bool:
         return any(plain(value) is image for image in self.images)
@@ -236,7 +284,11 @@ class _Finder:
         terms: dict[tuple[int, int], tuple[View, Value, Place]] = {}
         for value, place in self.calls:
             arguments = list(_flat(value)) if value.op == "call" else []
-            seen = [found for found in (self._trained(argument, step.student) for argument in arguments) if found is not None]
+            seen = [
+                found
+                for found in (self._trained(argument, step.student) for argument in arguments)
+                if found is not None
+            ]
             seen = [found for found in seen if found.is_main and len(found.parts) == 1]
             pseudo = [argument for argument in arguments if nature(argument) == LABEL]
             if seen and pseudo:
@@ -259,13 +311,19 @@ class _Finder:
     def _strong(self, seen: View, pseudo: Value, place: Place) -> Strong:
         code = code_of(pseudo, self.target, place.env)
         unfiltered = [arg for arg in plain(pseudo).args if nature(arg) == LABEL] if plain(pseudo).op == "call" else []
-        if len(unfiltered) == 1 and not self._confident(pseudo):  # some are left out of the loss; the head decides by confidence
+        if len(unfiltered) == 1 and not self._confident(
+            pseudo
+        ):  # some are left out of the loss; the head decides by confidence
             return self._strong(seen, unfiltered[0], place)
         if code is None:
             where = f"{place.function}(), line {place.statement.lineno}"
-            near = [(line_of(self.flow, value), name) for name, value in self.target.env.items() if nature(value) == LABEL]
+            near = [
+                (line_of(self.flow, value), name) for name, value in self.target.env.items() if nature(value) == LABEL
+            ]
             reason = f"they are used in {where}, and no name holds them where `{self.descent.loss}` goes backward"
-            raise Lacking(Missing("pseudo labels", reason, near, "return them too, and name them before the backward pass"))
+            raise Lacking(
+                Missing("pseudo labels", reason, near, "return them too, and name them before the backward pass")
+            )
         note = f"in `{ast.unparse(place.statement).splitlines()[0][:80]}`"
         self.findings.add("pseudo labels", code, place.statement.lineno, note=note)
         confidence = self._confidence(code, pseudo)
@@ -275,7 +333,11 @@ class _Finder:
     def _confident(self, pseudo: Value) -> list[str]:
         """Names that hold the confidence of pseudo labels."""
         env = self.target.env
-        return [name for name, held in env.items() if nature(held) == CONFIDENCE and counterparts(pseudo, held, is_confidence_of)]
+        return [
+            name
+            for name, held in env.items()
+            if nature(held) == CONFIDENCE and counterparts(pseudo, held, is_confidence_of)
+        ]
 
     def _confidence(self, code: str, pseudo: Value) -> str:
         env = self.target.env
@@ -289,7 +351,9 @@ class _Finder:
         held = names_of(direct.args[0], self.target.env) if logits is not None else []
         if logits is not None and held and env[held[0]].op != "same":
             made = f"{held[0]}.softmax(dim=1).amax(dim=1)"
-            return self.findings.add("confidence", made, line_of(self.flow, direct), LIKELY, f"of the logits that `{code}` is of")
+            return self.findings.add(
+                "confidence", made, line_of(self.flow, direct), LIKELY, f"of the logits that `{code}` is of"
+            )
         others = [name for name, value in env.items() if nature(value) == CONFIDENCE]
         reason = f"no name holds the probability of `{code}`, mixed as `{code}` is"
         by_hand = f"confidence = ...  # made as `{code}`, with .max(dim=1)[0] for .argmax(dim=1)"
@@ -298,19 +362,25 @@ class _Finder:
     def _ignored(self, code: str, pseudo: Value) -> str:
         env = self.target.env
         marked = {id(value) for value in self._marked(pseudo)}
-        fitting = [name for name, held in env.items() if counterparts(pseudo, held, is_data) and not self._is_image(held)]
+        fitting = [
+            name for name, held in env.items() if counterparts(pseudo, held, is_data) and not self._is_image(held)
+        ]
         fitting = [name for name in fitting if any(id(inner) in marked for inner in env[name])]
         if not fitting:
             return ""
         name = _closest(code, fitting, pseudo, env)
-        return self.findings.add("ignored pixels", name, line_of(self.flow, env[name]), note=f"255 in padding, mixed as `{code}` is")
+        return self.findings.add(
+            "ignored pixels", name, line_of(self.flow, env[name]), note=f"255 in padding, mixed as `{code}` is"
+        )
 
     def _marked(self, pseudo: Value) -> list[Value]:
         """Data that is compared with 255, or that a loss takes beside pseudo labels or confidence."""
         found = [plain(value) for value, number in self.flow.compared if number == 255]
         for value, _ in self.calls:
             arguments = [plain(argument) for argument in _flat(value)] if value.op == "call" else []
-            if any(argument is plain(pseudo) or counterparts(pseudo, argument, is_confidence_of) for argument in arguments):
+            if any(
+                argument is plain(pseudo) or counterparts(pseudo, argument, is_confidence_of) for argument in arguments
+            ):
                 found += [argument for argument in arguments if counterparts(pseudo, argument, is_data)]
         return [value for value in found if is_data(value, value) and not self._is_image(value)]
 
@@ -331,7 +401,9 @@ class _Finder:
                 return Weak("student", network, forward, part, valid, None)
             context = self._context(forward)
             if context is not None:
-                self.findings.add("weak view", ast.unparse(forward.node or ast.Pass()), line, note="a pass without gradient")
+                self.findings.add(
+                    "weak view", ast.unparse(forward.node or ast.Pass()), line, note="a pass without gradient"
+                )
                 return Weak("listened", network, forward, part, valid, context)
         return None
 
@@ -349,10 +421,18 @@ class _Finder:
         """The ``with torch.no_grad()`` around a pass, if there is nothing else to hear in it."""
         place = next(place for value, place in self.calls if value is forward)
         inner = [statement for statement, _ in place.around if isinstance(statement, ast.With)]
-        inner = [statement for statement in inner if any(without_gradient(item.context_expr) for item in statement.items)]
+        inner = [
+            statement for statement in inner if any(without_gradient(item.context_expr) for item in statement.items)
+        ]
         if not inner or place.function != self.target.function:
             return None
-        heard = [value for value, other in self.calls if value.op == "forward" and value.detail[0] == forward.detail[0] and inner[-1] in [s for s, _ in other.around]]
+        heard = [
+            value
+            for value, other in self.calls
+            if value.op == "forward"
+            and value.detail[0] == forward.detail[0]
+            and inner[-1] in [s for s, _ in other.around]
+        ]
         if len(heard) != 1:
             return None
         return next(found for found in self.flow.places if found.statement is inner[-1])

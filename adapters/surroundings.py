@@ -90,7 +90,9 @@ class Around:
         for place in reversed([place for place in self.flow.places[:at] if place in owners]):
             statement = place.statement
             compound = hasattr(statement, "body")
-            if not compound and any(isinstance(node, ast.Call) and dotted(node.func) == function for node in ast.walk(statement)):
+            if not compound and any(
+                isinstance(node, ast.Call) and dotted(node.func) == function for node in ast.walk(statement)
+            ):
                 return place, function
         return None
 
@@ -98,7 +100,9 @@ class Around:
         """Whether a function binds the optimizer itself."""
         name = self.descent.optimizer
         return any(
-            place.function == function and isinstance(place.statement, ast.Assign) and name in map(ast.unparse, place.statement.targets)
+            place.function == function
+            and isinstance(place.statement, ast.Assign)
+            and name in map(ast.unparse, place.statement.targets)
             for place in self.flow.places
         )
 
@@ -115,7 +119,15 @@ class Around:
 
     def _ready(self, block: Sequence[ast.stmt]) -> int:
         """Index of the first statement of a block at which networks and optimizer are what they are in the loop."""
-        kept = [name for name in (self.main_name(self.student), self.main_name(self.descent.optimizer), self.main_name(self.teacher)) if name]
+        kept = [
+            name
+            for name in (
+                self.main_name(self.student),
+                self.main_name(self.descent.optimizer),
+                self.main_name(self.teacher),
+            )
+            if name
+        ]
         final = [self.main.env.get(name) for name in kept]
         for index, statement in enumerate(block):
             env = place_of(self.flow, statement).env
@@ -136,7 +148,13 @@ class Around:
     def _optimizer(self) -> str:
         name = self.main_name(self.descent.optimizer)
         if not name or name not in self.env:
-            raise Lacking(Missing("optimizer", f"`{self.descent.optimizer}` steps, but is not there before the loop", by_hand="optimizer = ..."))
+            raise Lacking(
+                Missing(
+                    "optimizer",
+                    f"`{self.descent.optimizer}` steps, but is not there before the loop",
+                    by_hand="optimizer = ...",
+                )
+            )
         line = _line(self.env[name])
         groups = _groups(self.env[name])
         note = "one group of parameters" if groups == 1 else ""
@@ -154,7 +172,9 @@ class Around:
             note = "wrapped for several processes in one branch only"
             return self.findings.add("network", f"getattr({name}, 'module', {name})", _line(self.env[name]), note=note)
         if any(_is_parallel(str(inner.detail)) for inner in wraps):
-            return self.findings.add("network", f"{name}.module", _line(self.env[name]), note="in DistributedDataParallel")
+            return self.findings.add(
+                "network", f"{name}.module", _line(self.env[name]), note="in DistributedDataParallel"
+            )
         return self.findings.add("network", name, _line(self.env.get(name)), note="not wrapped")
 
     def epoch_name(self) -> str:
@@ -164,7 +184,11 @@ class Around:
 
     def _count(self) -> dict[str, str]:
         """The count of steps, their number in an epoch, and the number of epochs."""
-        loops = [statement for statement, _ in (*self.main.around, *(self.target.around if self.call else ())) if isinstance(statement, ast.For)]
+        loops = [
+            statement
+            for statement, _ in (*self.main.around, *(self.target.around if self.call else ()))
+            if isinstance(statement, ast.For)
+        ]
         found = self._written_count(loops)
         epochs = self._epochs(loops)
         if found is None:
@@ -180,7 +204,12 @@ class Around:
         for place in self.flow.places:
             statement = place.statement
             inside = loops and any(around is loops[-1] for around, _ in place.around)
-            if not inside or place.function != self.target.function or not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            if (
+                not inside
+                or place.function != self.target.function
+                or not isinstance(statement, ast.Assign)
+                or len(statement.targets) != 1
+            ):
                 continue
             product = _count_of(statement.value, place.env)
             length = self._length(product, place.env) if product is not None else None
@@ -189,14 +218,18 @@ class Around:
             name, value = ast.unparse(statement.targets[0]), ast.unparse(statement.value)
             held = self.target.env.get(name)
             bound = held is not None and held.node is statement.value
-            visible = {node.id for node in ast.walk(statement.value) if isinstance(node, ast.Name)} <= self.target.env.keys() | {"len"}
+            visible = {
+                node.id for node in ast.walk(statement.value) if isinstance(node, ast.Name)
+            } <= self.target.env.keys() | {"len"}
             if bound or visible:
                 return (name if bound else value), length, statement.lineno
         return None
 
     def _length(self, node: ast.expr, env: Env) -> str | None:
         """Code of an epoch's length where the plug-in is made."""
-        inner = node.args[0] if isinstance(node, ast.Call) and dotted(node.func) == "len" and len(node.args) == 1 else None
+        inner = (
+            node.args[0] if isinstance(node, ast.Call) and dotted(node.func) == "len" and len(node.args) == 1 else None
+        )
         value = env.get(dotted(inner if inner is not None else node))
         names = names_of(value, self.env) if value is not None else []
         if not names:
@@ -206,7 +239,13 @@ class Around:
     def _loop_count(self, loops: Sequence[ast.For]) -> tuple[str, str, int]:
         """From the loops themselves."""
         if len(loops) < 2:
-            raise Lacking(Missing("iteration", "no loop over epochs around the loop over batches", by_hand="iteration = epoch * len(loader) + i"))
+            raise Lacking(
+                Missing(
+                    "iteration",
+                    "no loop over epochs around the loop over batches",
+                    by_hand="iteration = epoch * len(loader) + i",
+                )
+            )
         counts = [self._counter(loop) for loop in loops]
         loaders = self._loaders(loops[-1])
         if counts[0] is None or counts[-1] is None or not loaders:
@@ -232,7 +271,9 @@ class Around:
     def _loaders(self, loop: ast.For) -> list[str]:
         """Names of the loaders that a loop goes through, where the plug-in is made."""
         inside = place_of(self.flow, loop.body[0]).env
-        items = [value for name, held in inside.items() for value in held if value.op == "item" and name in _targets(loop)]
+        items = [
+            value for name, held in inside.items() for value in held if value.op == "item" and name in _targets(loop)
+        ]
         names = [name for item in items for name in names_of(item.args[0], self.env)[:1]]
         return list(dict.fromkeys(names))
 
@@ -242,7 +283,9 @@ class Around:
             call = call.args[0]
         if not isinstance(call, ast.Call) or dotted(call.func) not in ("range", "trange") or not call.args:
             near = [(loops[0].lineno, ast.unparse(loops[0].iter))] if loops else []
-            raise Lacking(Missing("epochs", "expected `for epoch in range(...)` around the training", near, "epochs=..."))
+            raise Lacking(
+                Missing("epochs", "expected `for epoch in range(...)` around the training", near, "epochs=...")
+            )
         return ast.unparse(call.args[1] if len(call.args) > 1 else call.args[0])
 
     def _settings(self) -> dict[str, str]:
@@ -252,7 +295,11 @@ class Around:
         uses: dict[str, int] = {}
         for statement in tree:
             for node in ast.walk(statement) if not hasattr(statement, "body") else ():
-                if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+                if (
+                    isinstance(node, ast.Subscript)
+                    and isinstance(node.slice, ast.Constant)
+                    and isinstance(node.slice.value, str)
+                ):
                     uses[dotted(node.value)] = uses.get(dotted(node.value), 0) + 1
         loaded = [name for name, value in self.env.items() if _is_settings(value)]
         if loaded:
@@ -271,7 +318,11 @@ class Around:
         found = set()
         for place in self.flow.places:
             for node in ast.walk(place.statement) if not hasattr(place.statement, "body") else ():
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Attribute)
+                    and node.func.attr == "add_argument"
+                ):
                     texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
                     found |= {str(text).lstrip("-").replace("-", "_") for text in texts}
         return found
@@ -304,15 +355,27 @@ class Around:
             self.findings.add("resume", path, statement.lineno, note=f"at epoch `{epoch}`")
             found.resumes_with = call
             return
-        early = [place for place in self.flow.places if place.function == self.place.function and isinstance(place.statement, ast.Assign)]
-        early = [place for place in early if _is_load(place.statement.value) and self._loaded_epoch(place.statement) is not None]  # type: ignore[attr-defined,arg-type]
+        early = [
+            place
+            for place in self.flow.places
+            if place.function == self.place.function and isinstance(place.statement, ast.Assign)
+        ]
+        early = [
+            place
+            for place in early
+            if _is_load(place.statement.value) and self._loaded_epoch(place.statement) is not None
+        ]  # type: ignore[attr-defined,arg-type]
         near = [(place.statement.lineno, ast.unparse(place.statement)) for place in early]
         if near:
             reason = "the script resumes before networks and optimizer are what the training uses"
             by_hand = "brpg.load(PATH, EPOCH)  # after brpg is made"
             self.findings.lack("resume", reason, near=near, by_hand=by_hand)
         else:
-            self.findings.lack("resume", "the script loads no checkpoint with an epoch; a resumed run starts without prototypes", by_hand="brpg.load(PATH, EPOCH)")
+            self.findings.lack(
+                "resume",
+                "the script loads no checkpoint with an epoch; a resumed run starts without prototypes",
+                by_hand="brpg.load(PATH, EPOCH)",
+            )
 
     def _between(self) -> list[Place]:
         """Places after the plug-in is made and before the loop."""
@@ -322,14 +385,30 @@ class Around:
     def _loaded_epoch(self, statement: ast.Assign) -> str | None:
         """Code of the epoch in what a statement loads."""
         (target, *_) = statement.targets
-        first = self.loop.statement.iter.args[0] if isinstance(self.loop.statement, ast.For) and isinstance(self.loop.statement.iter, ast.Call) and self.loop.statement.iter.args else None
+        first = (
+            self.loop.statement.iter.args[0]
+            if isinstance(self.loop.statement, ast.For)
+            and isinstance(self.loop.statement.iter, ast.Call)
+            and self.loop.statement.iter.args
+            else None
+        )
         starts = {node.id for node in ast.walk(first) if isinstance(node, ast.Name)} if first is not None else set()
         if isinstance(target, ast.Tuple):
             names = [ast.unparse(element) for element in target.elts]
             return next((name for name in names if name in starts), None)
         name = ast.unparse(target)
         keys = [key for place in self.flow.places for key in _keys(place.statement, name)]
-        saved = [key for _, _, state, _ in self._saves() for inner in state or () if inner.op == "dict" for key in inner.detail] if None in keys else []
+        saved = (
+            [
+                key
+                for _, _, state, _ in self._saves()
+                for inner in state or ()
+                if inner.op == "dict"
+                for key in inner.detail
+            ]
+            if None in keys
+            else []
+        )
         texts = [key for key in (*keys, *saved) if isinstance(key, str)]
         return next((f"{name}[{key!r}]" for key in texts if "epoch" in key.lower() and "best" not in key.lower()), None)
 
@@ -350,15 +429,28 @@ class Around:
 
     def _caller(self, place: Place, call: ast.Call) -> Iterator[tuple[Place, str, Value | None, int]]:
         at = self.flow.places.index(place)
-        callers = [other for other in self.flow.places[:at] if other.depth == self.main.depth and not hasattr(other.statement, "body")]
+        callers = [
+            other
+            for other in self.flow.places[:at]
+            if other.depth == self.main.depth and not hasattr(other.statement, "body")
+        ]
         if not callers or dotted(call.args[1]) not in place.env:
             return
         caller, wanted = callers[-1], place.env[dotted(call.args[1])]
         for node in ast.walk(caller.statement):
             if isinstance(node, ast.Call) and dotted(node.func) == place.function:
                 for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
-                    if wanted.node is argument or names_of(wanted, {"_": caller.env.get(dotted(argument), wanted)}) and dotted(argument):
-                        yield caller, ast.unparse(argument), place.env.get(dotted(call.args[0])), caller.statement.lineno
+                    if (
+                        wanted.node is argument
+                        or names_of(wanted, {"_": caller.env.get(dotted(argument), wanted)})
+                        and dotted(argument)
+                    ):
+                        yield (
+                            caller,
+                            ast.unparse(argument),
+                            place.env.get(dotted(call.args[0])),
+                            caller.statement.lineno,
+                        )
                         return
 
     def _saved_epoch(self, state: Value | None, place: Place) -> str:
@@ -379,28 +471,56 @@ class Around:
 
     def _logging(self, found: Surroundings) -> None:
         inner = [statement for statement, _ in self.target.around if isinstance(statement, ast.For | ast.While)]
-        inside = [place for place in self.flow.places if place.function == self.target.function and inner and inner[-1] in [s for s, _ in place.around]]
+        inside = [
+            place
+            for place in self.flow.places
+            if place.function == self.target.function and inner and inner[-1] in [s for s, _ in place.around]
+        ]
         after = [place for place in inside if place.statement.lineno > self.target.statement.lineno]
-        calls = [(place, place.statement.value) for place in after if isinstance(place.statement, ast.Expr) and isinstance(place.statement.value, ast.Call)]
-        scalars = [(place, call) for place, call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_scalar"]
+        calls = [
+            (place, place.statement.value)
+            for place in after
+            if isinstance(place.statement, ast.Expr) and isinstance(place.statement.value, ast.Call)
+        ]
+        scalars = [
+            (place, call)
+            for place, call in calls
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "add_scalar"
+        ]
         if scalars:
             place, call = scalars[-1]
-            step = call.args[2] if len(call.args) > 2 else next((k.value for k in call.keywords if k.arg == "global_step"), None)
+            step = (
+                call.args[2]
+                if len(call.args) > 2
+                else next((k.value for k in call.keywords if k.arg == "global_step"), None)
+            )
             writer = ast.unparse(call.func.value)  # type: ignore[attr-defined]
             code = f"brpg.log({writer}, {ast.unparse(step) if step is not None else found.names['iteration']})"
             found.insertions.append(Insertion(place.statement, code, before=False))
             self.findings.add("logging", writer, place.statement.lineno)
             return
-        metrics = [(place, call) for place, call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in WRITES and _takes_numbers(call, place)]
+        metrics = [
+            (place, call)
+            for place, call in calls
+            if isinstance(call.func, ast.Attribute) and call.func.attr in WRITES and _takes_numbers(call, place)
+        ]
         if metrics:
             place, call = metrics[-1]
             step = next((k.value for k in call.keywords if k.arg == "step"), None)
-            how = f"step={ast.unparse(step)}" if step is not None else ("commit=False" if dotted(call.func) == "wandb.log" else "")
+            how = (
+                f"step={ast.unparse(step)}"
+                if step is not None
+                else ("commit=False" if dotted(call.func) == "wandb.log" else "")
+            )
             code = f"{ast.unparse(call.func)}({', '.join(filter(None, ('brpg.scalars()', how)))})"
             found.insertions.append(Insertion(place.statement, code, before=True))
             self.findings.add("logging", ast.unparse(call.func), place.statement.lineno)
             return
-        self.findings.lack("logging", "no add_scalar() or log({...}) after the step", by_hand="print(brpg.scalars())  # after optimizer.step()")
+        self.findings.lack(
+            "logging",
+            "no add_scalar() or log({...}) after the step",
+            by_hand="print(brpg.scalars())  # after optimizer.step()",
+        )
 
     def _scores(self, found: Surroundings) -> None:
         """The validation's scores, for ``brpg compare``."""
@@ -408,22 +528,43 @@ class Around:
         at = self.flow.places.index(self.loop)
         for place in self.flow.places[at:]:
             statement = place.statement
-            if not isinstance(statement, ast.Assign) or place.depth != self.main.depth or place.function != self.main.function:
+            if (
+                not isinstance(statement, ast.Assign)
+                or place.depth != self.main.depth
+                or place.function != self.main.function
+            ):
                 continue
             call = statement.value
-            if isinstance(call, ast.Call) and place is not self.main and any(network in _names(arg) for arg in call.args) and dotted(call.func).rpartition(".")[2].startswith(("eval", "val", "test")):
+            if (
+                isinstance(call, ast.Call)
+                and place is not self.main
+                and any(network in _names(arg) for arg in call.args)
+                and dotted(call.func).rpartition(".")[2].startswith(("eval", "val", "test"))
+            ):
                 target = statement.targets[0]
-                names = [ast.unparse(element) for element in target.elts] if isinstance(target, ast.Tuple) else [ast.unparse(target)]
+                names = (
+                    [ast.unparse(element) for element in target.elts]
+                    if isinstance(target, ast.Tuple)
+                    else [ast.unparse(target)]
+                )
                 numbers = [name for name in names if self._is_compared(name)]
                 if numbers:
                     found.names |= {"miou": numbers[0]} | {"iou": name for name in names if name != numbers[0]}
                     self.findings.add("scores", numbers[0], statement.lineno)
         if "miou" not in found.names:
-            self.findings.lack("scores", "no number of `... = evaluate(model, ...)` is compared with the best so far", by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})")
+            self.findings.lack(
+                "scores",
+                "no number of `... = evaluate(model, ...)` is compared with the best so far",
+                by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})",
+            )
             return
         self.scored = self._after_scores(found)
         if self.scored is None:
-            self.findings.lack("scores", f"`{found.names['miou']}` is neither logged nor saved", by_hand=f"brpg.record(FOLDER, epoch, {found.names['miou']}, settings={{}})")
+            self.findings.lack(
+                "scores",
+                f"`{found.names['miou']}` is neither logged nor saved",
+                by_hand=f"brpg.record(FOLDER, epoch, {found.names['miou']}, settings={{}})",
+            )
 
     def _is_compared(self, name: str) -> bool:
         """Whether the script compares a number with another."""
@@ -439,7 +580,9 @@ class Around:
         """Where the scores are written: after they are logged, or before the checkpoint of one process."""
         for place in self.flow.places[self.flow.places.index(self.loop) :]:
             call = place.statement.value if isinstance(place.statement, ast.Expr) else None
-            logged = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_scalar"
+            logged = (
+                isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_scalar"
+            )
             if logged and len(call.args) > 1 and ast.unparse(call.args[1]) == found.names["miou"]:  # type: ignore[union-attr]
                 return Insertion(place.statement, "", before=False)
         return next((insertion for insertion in found.insertions if insertion.code.startswith("brpg.save(")), None)
@@ -451,18 +594,29 @@ def _line(value: Value | None) -> int:
 
 def _is_load(node: ast.AST) -> bool:
     name = dotted(node.func).rpartition(".")[2] if isinstance(node, ast.Call) and node.args else ""
-    return name in ("load", "load_state", "load_checkpoint", "resume", "load_ckpt") and dotted(node.func).split(".")[0] not in ("yaml", "json", "np", "pickle")  # type: ignore[attr-defined]
+    return name in ("load", "load_state", "load_checkpoint", "resume", "load_ckpt") and dotted(node.func).split(".")[
+        0
+    ] not in ("yaml", "json", "np", "pickle")  # type: ignore[attr-defined]
 
 
 def _is_save(call: ast.Call) -> bool:
-    return dotted(call.func).rpartition(".")[2] == "save" and len(call.args) >= 2 and dotted(call.func).split(".")[0] not in ("np", "brpg")
+    return (
+        dotted(call.func).rpartition(".")[2] == "save"
+        and len(call.args) >= 2
+        and dotted(call.func).split(".")[0] not in ("np", "brpg")
+    )
 
 
 def _is_settings(value: Value) -> bool:
     if value.op != "call":
         return False
     name = str(value.detail).lower()
-    return name.startswith(("yaml.", "json.", "omegaconf", "config.")) or name in ("safe_load", ".load", "get_config", "load_config")
+    return name.startswith(("yaml.", "json.", "omegaconf", "config.")) or name in (
+        "safe_load",
+        ".load",
+        "get_config",
+        "load_config",
+    )
 
 
 def _is_parallel(name: str) -> bool:
@@ -513,7 +667,12 @@ def _keys(statement: ast.stmt, name: str) -> Iterator[str | None]:
     for node in ast.walk(statement) if not hasattr(statement, "body") else ():
         if isinstance(node, ast.Subscript) and dotted(node.value) == name:
             yield str(node.slice.value) if isinstance(node.slice, ast.Constant) else None
-        if isinstance(node, ast.Call) and dotted(node.func) == f"{name}.get" and node.args and isinstance(node.args[0], ast.Constant):
+        if (
+            isinstance(node, ast.Call)
+            and dotted(node.func) == f"{name}.get"
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
             yield str(node.args[0].value)
 
 

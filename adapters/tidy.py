@@ -27,7 +27,9 @@ class _OneEach(cst.CSTTransformer):
     ) -> cst.BaseSuite:
         """See :class:`libcst.CSTTransformer`."""
         single = [statement.with_changes(semicolon=cst.MaybeSentinel.DEFAULT) for statement in updated_node.body]
-        return cst.IndentedBlock([cst.SimpleStatementLine([statement]) for statement in single], header=updated_node.trailing_whitespace)
+        return cst.IndentedBlock(
+            [cst.SimpleStatementLine([statement]) for statement in single], header=updated_node.trailing_whitespace
+        )
 
 
 def tidy(source: str) -> str:

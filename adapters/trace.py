@@ -122,7 +122,11 @@ def batch_of(value: Value) -> Value | None:
         return found[0] if found and all(item is found[0] for item in found) else None
     if value.op in ("call", "compute"):
         found = [item for item in map(batch_of, value.args) if item is not None]
-        return found[0] if found and all(item is found[0] for item in found) else (found[0] if found and value.op == "call" else None)
+        return (
+            found[0]
+            if found and all(item is found[0] for item in found)
+            else (found[0] if found and value.op == "call" else None)
+        )
     return None
 
 

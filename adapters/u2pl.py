@@ -76,7 +76,13 @@ def outputs(found: Found) -> dict[str, str]:
     outs = [name for name, held in place.env.items() if _passes(held) and {id(one) for one in _passes(held)} <= trained]
     outs = [name for name in outs if len(_passes(place.env[name])) == len(trained)] or outs
     if not outs:
-        raise Lacking(Missing("outputs", f"no name holds all outputs of `{step.student}` where the loss goes backward", by_hand="outs = model(images)"))
+        raise Lacking(
+            Missing(
+                "outputs",
+                f"no name holds all outputs of `{step.student}` where the loss goes backward",
+                by_hand="outs = model(images)",
+            )
+        )
     images = names_of(step.labeled.images[0], place.env) if step.labeled is not None else []
     guard = guard_of(place, step.strong[0].labels)
     found.findings.add("outputs", outs[0], place.statement.lineno, note="representations in `rep`, logits in `pred`")
@@ -99,7 +105,11 @@ def extras(found: Found) -> Iterator[Edit]:
     if place.function != found.step.descent.place.function:
         reason = f"`{ast.unparse(statement)}` is in {place.function}(), whose names the step does not have"
         raise Lacking(Missing("teacher", reason, [(statement.lineno, ast.unparse(statement))]))
-    if not (isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Subscript) and statement.value.value is forward.node):
+    if not (
+        isinstance(statement, ast.Assign)
+        and isinstance(statement.value, ast.Subscript)
+        and statement.value.value is forward.node
+    ):
         near = [(statement.lineno, ast.unparse(statement))]
         raise Lacking(Missing("teacher", f'expected `{ast.unparse(forward.node)}["pred"]` assigned to a name', near))  # type: ignore[arg-type]
     target, call = ast.unparse(statement.targets[0]), ast.unparse(statement.value.value)
@@ -109,8 +119,10 @@ def extras(found: Found) -> Iterator[Edit]:
     switches = [node for node in ast.walk(found.tree) if _is_switch(node)]
     for switch in switches:
         # The paper's total loss has no other contrastive term on the representation.
-        yield replaced(switch, f'not brpg.enabled and {ast.unparse(switch)}'.replace("'", '"'))  # type: ignore[arg-type]
-        found.findings.add("contrastive loss", ast.unparse(switch), switch.lineno, note="off with the head, as in the paper")  # type: ignore[attr-defined]
+        yield replaced(switch, f"not brpg.enabled and {ast.unparse(switch)}".replace("'", '"'))  # type: ignore[arg-type]
+        found.findings.add(
+            "contrastive loss", ast.unparse(switch), switch.lineno, note="off with the head, as in the paper"
+        )  # type: ignore[attr-defined]
     yield from old_iterators(found.tree)
 
 
@@ -120,7 +132,12 @@ def replaced_statement(statement: ast.stmt, code: str) -> Edit:
 
 
 def _is_switch(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr != "get" or not node.args:
+    if (
+        not isinstance(node, ast.Call)
+        or not isinstance(node.func, ast.Attribute)
+        or node.func.attr != "get"
+        or not node.args
+    ):
         return False
     return isinstance(node.args[0], ast.Constant) and node.args[0].value == "contrastive"
 
@@ -128,7 +145,11 @@ def _is_switch(node: ast.AST) -> bool:
 def frozen_rate(found: Found) -> Iterator[Edit]:
     """The scheduler drives a second optimizer."""
     for node in ast.walk(found.tree):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and dotted(node.value.func) == "get_scheduler":
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Call)
+            and dotted(node.value.func) == "get_scheduler"
+        ):
             scheduler, optimizer = ast.unparse(node.targets[0]), found.around.names["optimizer"]
             lines = f"""
 # a resumed optimizer no longer shares its groups with optimizer_start, which alone the scheduler drives

@@ -78,7 +78,11 @@ def record(found: Found) -> str:
     classes = any("CLASSES" in place.env for place in found.flow.places[-1:])
     if "iou" in names and classes:
         arguments.append(f"dict(zip(CLASSES[{names['cfg']}['dataset']], {names['iou']}))")
-    split = f",\n            split={names['args']}.labeled_id_path" if "labeled_id_path" in options and "args" in names else ""
+    split = (
+        f",\n            split={names['args']}.labeled_id_path"
+        if "labeled_id_path" in options and "args" in names
+        else ""
+    )
     arguments[1] = found.finder.epoch_name()
     return f"\nbrpg.record({', '.join(arguments)}, settings={names['cfg']}{split})\n"
 

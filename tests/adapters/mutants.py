@@ -48,7 +48,9 @@ def _globals(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             shared.add(node.name)
         else:
-            shared |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+            shared |= {
+                name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            }
     return shared
 
 
@@ -56,7 +58,9 @@ def renamed(tree: ast.Module, draw: random.Random) -> None:
     """Other names for what functions bind."""
     kept = _globals(tree) | set(dir(builtins))
     for function in _functions(tree):
-        bound = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        bound = {
+            node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
         bound |= {arg.arg for arg in ast.walk(function) if isinstance(arg, ast.arg)}
         names = sorted(bound - kept)
         chosen = draw.sample(names, draw.randint(len(names) // 3, len(names)))
@@ -110,24 +114,51 @@ def extracted(tree: ast.Module, draw: random.Random) -> None:
     """Some statements of the training loop in a function of their own."""
     tree.body[:] = ast.parse(ast.unparse(tree)).body  # with lines in order
     shared = _globals(tree)
-    loops = [(function, node) for function in _functions(tree) for node in ast.walk(function) if isinstance(node, ast.For) and _steps(node)]
+    loops = [
+        (function, node)
+        for function in _functions(tree)
+        for node in ast.walk(function)
+        if isinstance(node, ast.For) and _steps(node)
+    ]
     if not loops:
         return
     function, loop = loops[-1]
     block = _block_with_passes(loop)
-    runs = [(start, end) for start in range(len(block)) for end in range(start + 1, min(start + 6, len(block)) + 1) if all(map(_liftable, block[start:end]))]
+    runs = [
+        (start, end)
+        for start in range(len(block))
+        for end in range(start + 1, min(start + 6, len(block)) + 1)
+        if all(map(_liftable, block[start:end]))
+    ]
     if not runs:
         return
     start, end = draw.choice(runs)
     lifted = block[start:end]
     bound = set().union(*(_names(statement, ast.Store) for statement in lifted))
-    local = {name for node in ast.walk(function) for name in ([node.id] if isinstance(node, ast.Name) else []) if name not in shared and not hasattr(builtins, name)}
+    local = {
+        name
+        for node in ast.walk(function)
+        for name in ([node.id] if isinstance(node, ast.Name) else [])
+        if name not in shared and not hasattr(builtins, name)
+    }
     read, ready = set[str](), set[str]()
     for statement in lifted:
         read |= (_names(statement, ast.Load) & local) - ready
         ready |= _names(statement, ast.Store)
-    inner = {name for statement in lifted for node in ast.walk(statement) if isinstance(node, ast.comprehension) for name in _names(node.target, ast.Store)}
-    later = set().union(*(_names(statement, ast.Load) for statement in ast.walk(function) if isinstance(statement, ast.stmt) and statement not in lifted))
+    inner = {
+        name
+        for statement in lifted
+        for node in ast.walk(statement)
+        if isinstance(node, ast.comprehension)
+        for name in _names(node.target, ast.Store)
+    }
+    later = set().union(
+        *(
+            _names(statement, ast.Load)
+            for statement in ast.walk(function)
+            if isinstance(statement, ast.stmt) and statement not in lifted
+        )
+    )
     given, results = sorted((read - inner) & _before(function, lifted[0])), sorted((bound - inner) & later)
     if not results:
         return
@@ -156,7 +187,9 @@ def _steps(node: ast.For) -> bool:
 
 def _block_with_passes(loop: ast.For) -> list[ast.stmt]:
     """The longest block of a loop's body."""
-    blocks = [loop.body] + [block for node in loop.body if isinstance(node, ast.If) for block in (node.body, node.orelse)]
+    blocks = [loop.body] + [
+        block for node in loop.body if isinstance(node, ast.If) for block in (node.body, node.orelse)
+    ]
     return max(blocks, key=len)
 
 
@@ -165,7 +198,10 @@ def _liftable(statement: ast.stmt) -> bool:
 
 
 def _retold(source: str, tell: Callable[[tokenize.TokenInfo], str]) -> str:
-    tokens = [(token.type, tell(token), token.start, token.end, token.line) for token in tokenize.generate_tokens(io.StringIO(source).readline)]
+    tokens = [
+        (token.type, tell(token), token.start, token.end, token.line)
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+    ]
     return tokenize.untokenize(tokens)
 
 
@@ -174,7 +210,13 @@ def requoted(source: str, draw: random.Random) -> str:
 
     def tell(token: tokenize.TokenInfo) -> str:
         text = token.string
-        if token.type == tokenize.STRING and text[0] == "'" and '"' not in text and "\\" not in text and draw.random() < 0.7:
+        if (
+            token.type == tokenize.STRING
+            and text[0] == "'"
+            and '"' not in text
+            and "\\" not in text
+            and draw.random() < 0.7
+        ):
             return f'"{text[1:-1]}"'
         return text
 
@@ -196,9 +238,17 @@ def commented(source: str, draw: random.Random) -> str:
 def spaced(source: str, draw: random.Random) -> str:
     """Blanks within parentheses, a comment at line ends."""
     lines = source.splitlines()
-    inside = {number for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) for number in range(node.lineno, (node.end_lineno or 0) + 1) if isinstance(node.value, str)}
+    inside = {
+        number
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+        for number in range(node.lineno, (node.end_lineno or 0) + 1)
+        if isinstance(node.value, str)
+    }
     found: Sequence[str] = [
-        line.replace("(", "( ").replace("( )", "()") + "   # kept" if number not in inside and draw.random() < 0.3 and line.strip() else line
+        line.replace("(", "( ").replace("( )", "()") + "   # kept"
+        if number not in inside and draw.random() < 0.3 and line.strip()
+        else line
         for number, line in enumerate(lines, 1)
     ]
     return "\n".join(found) + "\n"

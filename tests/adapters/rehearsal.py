@@ -24,7 +24,14 @@ from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace
 from brpg_lib.examples.without_cuda import _DistributedDataParallel
 
 EPOCHS = 2
-SECTION = BRPG | {"feature_dim": 16, "warmup": 0.25, "collect": 0.5, "samples_per_image": 50, "queue_size": 50, "grid_size": 8}
+SECTION = BRPG | {
+    "feature_dim": 16,
+    "warmup": 0.25,
+    "collect": 0.5,
+    "samples_per_image": 50,
+    "queue_size": 50,
+    "grid_size": 8,
+}
 FIELDS = ("features", "logits", "labels", "pseudo_labels", "confidence", "weak_features", "weak_logits", "weak_valid")
 Received = list[dict[str, Any]]
 

@@ -63,7 +63,10 @@ def run(device="cpu"):
 if __name__ == "__main__":
     run()
 """
-COUNTED = OWN.replace("for (a, truth), (weak, strong) in zip(known, unknown)", "for i, ((a, truth), (weak, strong)) in enumerate(zip(known, unknown))")
+COUNTED = OWN.replace(
+    "for (a, truth), (weak, strong) in zip(known, unknown)",
+    "for i, ((a, truth), (weak, strong)) in enumerate(zip(known, unknown))",
+)
 
 
 def test_an_own_script_gets_lines_that_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +86,9 @@ def test_an_own_script_gets_lines_that_run(tmp_path: Path, capsys: pytest.Captur
     for name, source in {
         "original": COUNTED,
         "enabled": patched.replace("CHANNELS = ...", "CHANNELS = 4").replace("Plugin(None", f"Plugin({settings}"),
-        "disabled": patched.replace("CHANNELS = ...", "CHANNELS = 4").replace("Plugin(None", "Plugin({'enabled': False}"),
+        "disabled": patched.replace("CHANNELS = ...", "CHANNELS = 4").replace(
+            "Plugin(None", "Plugin({'enabled': False}"
+        ),
     }.items():
         script.write_text(source)
         done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True)
@@ -104,9 +109,17 @@ MISSING = {
         "pseudo labels",
         "confidence, pseudo_labels = teacher(images).softmax(dim=1).max(dim=1)",
     ),
-    "labels": (COUNTED.replace("F.cross_entropy(out[: len(a)], truth) + ", ""), "labels", "LabeledBatch(features=..., logits=..., labels=LABELS)"),
+    "labels": (
+        COUNTED.replace("F.cross_entropy(out[: len(a)], truth) + ", ""),
+        "labels",
+        "LabeledBatch(features=..., logits=..., labels=LABELS)",
+    ),
     "a backward pass": (COUNTED.replace("total.backward()", "pass"), "backward", "loss.backward()"),
-    "a moving teacher": (COUNTED.replace("            move(mean, net, 0.9)\n", ""), "average", "brpg.update_teacher(RATIO)"),
+    "a moving teacher": (
+        COUNTED.replace("            move(mean, net, 0.9)\n", ""),
+        "average",
+        "brpg.update_teacher(RATIO)",
+    ),
 }
 
 

@@ -51,8 +51,14 @@ def original(framework: str, script: str) -> str:
     return (checkout(framework) / script).read_text()
 
 
-@pytest.mark.parametrize("variant", [*EXACT, *AT_FIRST])
-@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+EVERY = [(*script, variant) for variant in (*EXACT, *AT_FIRST) for script in SCRIPTS]
+QUICK = [(*SCRIPTS[index % len(SCRIPTS)], variant) for index, variant in enumerate((*EXACT, *AT_FIRST))]
+
+
+@pytest.mark.parametrize(
+    ("framework", "script", "variant"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in EVERY],
+)
 def test_the_head_receives_the_same(
     framework: str, script: str, variant: str, rehearsal: Rehearse, truth: Callable[[str, str], Received]
 ) -> None:
