@@ -165,9 +165,7 @@ def _before(flow: Flow, place: Place, loss: str) -> Place:
     block, target = place.block, list(place.block).index(place.statement)
     for index in range(target - 1, -1, -1):
         statement = block[index]
-        if index == target - 1 and _clears(statement):
-            target = index
-        elif loss and _scales(statement, loss):
+        if (index == target - 1 and _clears(statement)) or (loss and _scales(statement, loss)):
             target = index
         elif loss and _assigns(statement, loss):
             inside = _scaled_inside(statement, loss)

@@ -1,8 +1,8 @@
 """Which value each name of a script holds: its statements are followed in order, without running any.
 
-Values are nodes of a graph: what made them (``op``), of which other values. The training loop's body is followed once, calls of the script's own
-functions are followed into them, both branches of an ``if`` are followed and joined. What is not understood is a ``call`` or ``compute`` of its
-arguments, so nothing of the graph is guessed.
+Values are nodes of a graph: what made them (``op``), of which other values. The training loop's body is followed once,
+calls of the script's own functions are followed into them, both branches of an ``if`` are followed and joined. What is
+not understood is a ``call`` or ``compute`` of its arguments, so nothing of the graph is guessed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-KEPT = set(
-    "cuda cpu to float half bfloat16 double long int byte type contiguous clone squeeze unsqueeze expand view".split()
-)
+KEPT = {
+    "cuda",
+    "cpu",
+    "to",
+    "float",
+    "half",
+    "bfloat16",
+    "double",
+    "long",
+    "int",
+    "byte",
+    "type",
+    "contiguous",
+    "clone",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+    "view",
+}
 """Methods whose result shows the same pixels."""
 CLASSWISE = {"softmax", "log_softmax", "sigmoid", "exp"}
 RESIZED = {"interpolate", "upsample", "resize", "resized"}
@@ -504,9 +520,7 @@ class _Walker:
     def enter(self, function: ast.FunctionDef, arguments: Sequence[Value], keywords: dict[str, Value]) -> Value:
         """Follow a call of one of the script's functions; what it returns."""
         kept = self.env, self.function, self.around, self.here, self.returned, self.grad, self.shared
-        self.env = {
-            name: value for name, value in zip((arg.arg for arg in function.args.args), arguments, strict=False)
-        }
+        self.env = dict(zip((arg.arg for arg in function.args.args), arguments, strict=False))
         self.env |= {name: value for name, value in keywords.items() if name}
         for arg in (*function.args.args, *function.args.kwonlyargs):
             self.env.setdefault(arg.arg, Value("name", (), arg.arg, arg))

@@ -99,7 +99,7 @@ def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
     """What a script has and lacks, and the diff of the lines to add, line by line."""
     yield from made.plan.lines(name)
     if not made.plan.complete:
-        yield "  the head needs: images with labels; images with pseudo labels and their confidence, seen by the student"
+        yield "  the head needs: images with labels; images with pseudo labels and confidence, seen by the student"
         return
     patched = made.plan.apply()
     yield from difflib.unified_diff(

@@ -7,12 +7,12 @@ import io
 import string
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .descent import find_descent
 from .engine import AddArgument, After, Before, Edit, Replace
 from .flow import Flow, Place, Value, dotted, follow
-from .roles import LIKELY, Findings, Lacking, Missing
+from .roles import Findings, Lacking, Missing
 from .step import Step, Strong, Weak, find_step
 from .surroundings import Around, Insertion, Surroundings
 from .trace import LABEL, layout, names_of, nature, plain
@@ -26,7 +26,8 @@ class Lines:
     """The lines of one training script of a family, with ``$slots`` for what its roles are called.
 
     Attributes:
-        passes: The batches of the student's training passes that ``step`` is for: ``x`` labeled, ``w`` weak, ``s`` strong, ``+`` with further arguments.
+        passes: The batches of the student's training passes that ``step`` is for: ``x`` labeled, ``w`` weak,
+            ``s`` strong, ``+`` with further arguments.
         step: Adds the head's loss.
     """
 

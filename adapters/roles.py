@@ -51,7 +51,7 @@ class Missing:
     needed: bool = True
 
 
-class Lacking(Exception):
+class Lacking(Exception):  # noqa: N818
     """Stops a search at a part that is missing."""
 
     def __init__(self, missing: Missing) -> None:
@@ -82,7 +82,7 @@ class Findings:
 
 
 def code_of(value: Value, place: Place, env: dict[str, Value]) -> str | None:
-    """Code that gives a value at ``place``: a name that holds it, or the expression that made it, if its names still mean the same.
+    """Code that gives a value at ``place``: a name that holds it, or the expression that made it.
 
     Args:
         value: It.

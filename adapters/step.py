@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .descent import Descent
-from .flow import Flow, Place, Value, dotted, without_gradient
+from .flow import Flow, Place, Value, without_gradient
 from .roles import CERTAIN, LIKELY, Findings, Lacking, Missing, code_of, line_of, nearest
 from .trace import (
     CONFIDENCE,
-    DATA,
     LABEL,
     View,
     counterparts,
@@ -41,6 +40,7 @@ class Pass:
 
     @property
     def parts(self) -> list[Value]:
+        """The images of its batch, part by part."""
         return layout(self.value)
 
 
@@ -271,7 +271,7 @@ class _Finder:
         images, labels = _items(seen.images[0]), _items(label)
         if images and labels and not images & labels:
             name = _text(seen.images[0])
-            reason = f"`{code}` meets predictions of `{name}`, which is of another loader: the order of images in the pass and in the loss differ"
+            reason = f"`{code}` meets predictions of `{name}`, of another loader: pass and loss differ in their order"
             raise Lacking(
                 Missing("labels", reason, [(place.statement.lineno, ast.unparse(place.statement).splitlines()[0])])
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .descent import Descent, place_of
 from .flow import Env, Flow, Place, Value, dotted
-from .roles import LIKELY, Findings, Lacking, Missing
+from .roles import Findings, Lacking, Missing
 from .trace import names_of, plain
 
 WRITES = ("log", "log_metrics", "log_dict")
@@ -84,7 +84,7 @@ class Around:
         """The call of the function that holds the step, from the function that builds the optimizer."""
         function = self.target.function
         owners = [place for place in self.flow.places if place.depth == self.target.depth - 1]
-        if not function or self.target.depth <= 1 and self._builds(function):
+        if not function or (self.target.depth <= 1 and self._builds(function)):
             return None
         at = self.flow.places.index(self.target)
         for place in reversed([place for place in self.flow.places[:at] if place in owners]):
@@ -413,7 +413,7 @@ class Around:
         return next((f"{name}[{key!r}]" for key in texts if "epoch" in key.lower() and "best" not in key.lower()), None)
 
     def _saves(self) -> Iterator[tuple[Place, str, Value | None, int]]:
-        """Statements of the training loop that save, with path and state; in their own functions, the calls of those."""
+        """Statements of the training loop that save, with path and state; in own functions, the calls of those."""
         seen = set()
         for place in self.flow.places[self.flow.places.index(self.loop) :]:
             statement = place.statement
@@ -440,10 +440,8 @@ class Around:
         for node in ast.walk(caller.statement):
             if isinstance(node, ast.Call) and dotted(node.func) == place.function:
                 for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
-                    if (
-                        wanted.node is argument
-                        or names_of(wanted, {"_": caller.env.get(dotted(argument), wanted)})
-                        and dotted(argument)
+                    if wanted.node is argument or (
+                        names_of(wanted, {"_": caller.env.get(dotted(argument), wanted)}) and dotted(argument)
                     ):
                         yield (
                             caller,
@@ -549,7 +547,9 @@ class Around:
                 )
                 numbers = [name for name in names if self._is_compared(name)]
                 if numbers:
-                    found.names |= {"miou": numbers[0]} | {"iou": name for name in names if name != numbers[0]}
+                    found.names |= {"miou": numbers[0]} | dict(
+                        zip(("iou",), (n for n in names if n != numbers[0]), strict=False)
+                    )
                     self.findings.add("scores", numbers[0], statement.lineno)
         if "miou" not in found.names:
             self.findings.lack(

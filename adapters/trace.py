@@ -1,4 +1,4 @@
-"""Questions about values: which images a prediction is of, what kind of map a value is, and which maps belong together."""
+"""Questions about values: which images a prediction is of, what kind a map is, and which maps belong together."""
 
 from __future__ import annotations
 

@@ -11,7 +11,30 @@ import tokenize
 from collections.abc import Callable, Sequence
 
 PURE = {"cutmix", "len", "softmax", "max", "cuda", "flip", "detach", "chunk", "cat", "torch.cat", "split", "clone"}
-WORDS = "alpha batch crop data early field group held inner joined kept label maps net other part quiet rows sum tile under view".split()
+WORDS = [
+    "alpha",
+    "batch",
+    "crop",
+    "data",
+    "early",
+    "field",
+    "group",
+    "held",
+    "inner",
+    "joined",
+    "kept",
+    "label",
+    "maps",
+    "net",
+    "other",
+    "part",
+    "quiet",
+    "rows",
+    "sum",
+    "tile",
+    "under",
+    "view",
+]
 
 
 def mutant(source: str, seed: int) -> str:

@@ -30,7 +30,7 @@ def tried(framework: str, script: str, seeds: range, folder: Path) -> int:
             try:
                 changed = FRAMEWORKS[framework].patch("mine.py", mutant(source, seed), fixes, checkout)
             except PatchError as error:
-                assert ": found no " in str(error)
+                assert ": found no " in str(error)  # noqa: PT017
                 continue
             assert rehearse(changed, checkout, place) == truth, seed
             patched += 1
