@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
-import linecache
 import os
 import runpy
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
@@ -21,11 +18,12 @@ from rich.console import Console
 from rich.text import Text
 
 from .engine import PatchError
+from .family import Family
 from .framework import Framework, find_scripts
+from .guide import guide, guide_lines
+from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
+from .plan import Plan
 from .registry import FRAMEWORKS
-
-CHILD = "BRPG_RUN"
-"""Tells the processes of ``brpg run`` what to execute; on their command line, options could be taken for another's."""
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
 Command = Callable[[Sequence[str]], int]
@@ -47,58 +45,182 @@ def one_line_errors(command: Command) -> Command:
 
 @one_line_errors
 def patch_command(argv: Sequence[str]) -> int:
-    """Write patched copies of a framework's scripts."""
+    """Write patched copies of training scripts."""
     parser = _parser("patch", "Write SCRIPT_brpg.py beside each training script; the originals are never touched.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--diff", action="store_true", help="print the whole diff and write nothing")
-    action.add_argument("--check", action="store_true", help="say whether the scripts can be patched and write nothing")
+    action.add_argument(
+        "--check", action="store_true", help="print what was found where, and write nothing; 1 if something is missing"
+    )
+    action.add_argument(
+        "--guide", action="store_true", help="for a script of no known framework: what it has, and the lines to add"
+    )
     action.add_argument("--output", type=Path, metavar="FILE", help="write to FILE; PATH must then be one script")
     arguments = parser.parse_args(argv)
-    framework = _framework(arguments.framework)
-    fixes = _fixes(framework, arguments.fix)
-    scripts = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))
-    if arguments.output and len(scripts) > 1:
-        raise PatchError(f"--output takes one script: give {scripts[0]} as the path")
-    sources = [_read(script) for script in scripts]
-    patched = [_patched(framework, script.name, source, fixes) for script, source in zip(scripts, sources, strict=True)]
-    targets = [arguments.output or script.with_name(f"{script.stem}_brpg.py") for script in scripts]
     console = Console(soft_wrap=True, highlight=False)
+    if arguments.guide:
+        return _guide(console, native(Path(arguments.places[-1])))
+    jobs = _jobs(arguments)
     if arguments.check:
-        for script in scripts:
-            console.print(f"{script}: can be patched")
-        return 0
+        return _check(console, jobs)
+    if arguments.output and len(jobs) > 1:
+        raise PatchError(f"--output takes one script: give {jobs[0].script} as the path")
+    patched = [job.patched() for job in jobs]
+    targets = [arguments.output or job.script.with_name(f"{job.script.stem}_brpg.py") for job in jobs]
     if not arguments.diff:
         _write(dict(zip(targets, patched, strict=True)))
-    for script, target, source, result in zip(scripts, targets, sources, patched, strict=True):
-        _print_diff(console, source, result, (script.name, target.name), context=3 if arguments.diff else 0)
+    for job, target, result in zip(jobs, targets, patched, strict=True):
+        _print_diff(console, job.source, result, (job.script.name, target.name), context=3 if arguments.diff else 0)
         if not arguments.diff:
-            console.print(f"\n{target} written. Start it with\n  {_start_line(framework, script, target)}\n")
+            console.print(f"\n{target} written. Start it with\n  {_start_line(job.framework, job.script, target)}\n")
+            _print_left_out(console, job)
     return 0
+
+
+@dataclass
+class PatchJob:
+    """One script to patch."""
+
+    framework: Framework
+    script: Path
+    source: str
+    fixes: Sequence[str]
+
+    def plan(self) -> Plan | None:
+        """What would be inserted; ``None`` for an adapter that declares places instead of roles."""
+        if not isinstance(self.framework, Family):
+            return None
+        return self.framework.plan(self.script.name, self.source, self.fixes, self.script.parent)
+
+    def patched(self) -> str:
+        """The patched source, with the line ends of the original."""
+        return self.framework.patch(self.script.name, self.source, self.fixes, self.script.parent)
+
+
+def _jobs(arguments: argparse.Namespace) -> list[PatchJob]:
+    """The scripts that a command line names, with their frameworks."""
+    *names, place = arguments.places
+    if len(names) > 1 or (names and arguments.family):
+        raise PatchError(
+            f"expected [FRAMEWORK] PATH, found {' '.join(arguments.places)}; --as NAME takes the framework's place"
+        )
+    path = native(Path(place))
+    name = arguments.family or (names[0] if names else "")
+    if name:
+        framework = _framework(name)
+        found = [(framework, script) for script in find_scripts(framework, path, list(FRAMEWORKS.values()))]
+    else:
+        found = _recognized(path)
+    return [PatchJob(framework, script, _read(script), _fixes(framework, arguments.fix)) for framework, script in found]
+
+
+def _recognized(path: Path) -> list[tuple[Framework, Path]]:
+    """The framework of a script, or of all that a checkout has, by what they do."""
+    if not path.exists():
+        raise PatchError(f"{path}: no such file or folder")
+    if path.is_dir():
+        fitting = [
+            framework
+            for framework in FRAMEWORKS.values()
+            if all((path / script).is_file() for script in framework.scripts)
+        ]
+        if len(fitting) != 1:
+            names = " or ".join(framework.name for framework in fitting) or "no known framework"
+            raise PatchError(f"{path}: looks like {names}; give FRAMEWORK PATH, or the path of one script")
+        return [(fitting[0], script) for script in find_scripts(fitting[0], path, [])]
+    source = _read(path)
+    return [(best_family(path.name, source, path.parent), path)]
+
+
+def best_family(name: str, source: str, folder: Path) -> Framework:
+    """The family that lacks the least in a script."""
+
+    def lacks(family: Framework) -> tuple[int, int]:
+        assert isinstance(family, Family)
+        plan = family.plan(name, source, (), folder)
+        foreign = any(missing.name in ("network", "layers") for missing in plan.needed)
+        return len(plan.needed) + 2 * foreign, -len(plan.findings.roles)
+
+    return min(FRAMEWORKS.values(), key=lacks)
+
+
+def _check(console: Console, jobs: Sequence[PatchJob]) -> int:
+    """Print what is known of scripts. Status 1 if one lacks something that the head needs."""
+    status = 0
+    for job in jobs:
+        plan = job.plan()
+        if plan is None:
+            job.patched()
+            console.print(f"{job.script}: can be patched")
+            continue
+        plan.findings.roles.sort(key=lambda role: role.line)
+        for line in plan.lines(str(job.script)):
+            console.print(Text(line))
+        if not plan.complete:
+            status = 1
+            continue
+        patched = job.patched()
+        console.print(Text("  inserted:"))
+        for line in inserted_lines(job.source, patched):
+            console.print(Text(f"    {line}"))
+    return status
+
+
+def inserted_lines(source: str, patched: str) -> list[str]:
+    """What a patch adds: each line, with the line of the original that it stands after."""
+    found, after = [], 0
+    for line in difflib.ndiff(source.splitlines(), patched.splitlines()):
+        if line.startswith("+ ") and line[2:].strip():
+            found.append(f"after {after}: {line[2:]}")
+        after += line[:2] in ("  ", "- ")
+    return found
+
+
+def _print_left_out(console: Console, job: PatchJob) -> None:
+    plan = job.plan()
+    for missing in plan.findings.missing if plan is not None else ():
+        console.print(Text(f"left out: {missing.name}: {missing.reason}; by hand: {missing.by_hand}"))
+
+
+def _guide(console: Console, path: Path) -> int:
+    """Print what an own script has, and the lines to add. Status 1 if an input is missing."""
+    made = guide(_read(path))
+    for line in guide_lines(str(path), _read(path), made):
+        console.print(Text(line, style=STYLES.get(line[:1], "")))
+    return 0 if made.plan.complete else 1
 
 
 @one_line_errors
 def run_command(argv: Sequence[str]) -> int:
     """Patch a script in memory and run it, in as many processes as asked for."""
     parser = _parser("run", "Patch a training script in memory and run it. Its own arguments follow after --.")
-    parser.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="processes to start (default: 1)")
-    if CHILD in os.environ:  # started by torchrun below
-        _execute(**json.loads(os.environ.pop(CHILD)))
+    processes = "processes to start (default: 1); not within torchrun or srun, which start them"
+    parser.add_argument("--nproc-per-node", type=int, metavar="N", help=processes)
+    job = waiting_job()
+    if job is not None:
+        job.execute()
         return 0
-    own, script_arguments = _split(argv)
+    own, script_arguments = split_arguments(argv)
     arguments = parser.parse_args(own)
-    framework = _framework(arguments.framework)
-    fixes = _fixes(framework, arguments.fix)
-    if arguments.nproc_per_node < 1:
-        raise PatchError(f"--nproc-per-node: expected at least 1, found {arguments.nproc_per_node}")
-    if arguments.nproc_per_node > 1 and not framework.ranks:
+    found = _jobs(arguments)[0]
+    _check_processes(arguments.nproc_per_node, found.framework)
+    script = found.script.absolute()
+    folder = script.parent if found.framework.runs_in_checkout else Path.cwd()
+    job = Job(str(script), found.patched(), script_arguments, str(folder))
+    if launcher_of(os.environ):
+        job.execute()
+        return 0
+    return job.launch(arguments.nproc_per_node or 1)
+
+
+def _check_processes(number: int | None, framework: Framework) -> None:
+    started_by = launcher_of(os.environ)
+    if number is not None and number < 1:
+        raise PatchError(f"--nproc-per-node: expected at least 1, found {number}")
+    if number is not None and started_by:
+        raise PatchError(f"--nproc-per-node: expected none within {started_by}, which starts the processes itself")
+    if not framework.ranks and (started_by or (number or 1) > 1):
         raise PatchError(f"--nproc-per-node: the scripts of {framework.name} know one process only")
-    script = find_scripts(framework, arguments.path, list(FRAMEWORKS.values()))[0].resolve()
-    patched = _patched(framework, script.name, _read(script), fixes)
-    folder = script.parent if framework.runs_in_checkout else Path.cwd()
-    child = {"script": str(script), "source": patched, "arguments": script_arguments, "folder": str(folder)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={arguments.nproc_per_node}"]
-    command = [*launcher, "--standalone", "-m", "brpg_lib.cli", "run"]
-    return subprocess.run(command, env=os.environ | {CHILD: json.dumps(child)}).returncode
 
 
 @one_line_errors
@@ -115,8 +237,10 @@ def list_command(argv: Sequence[str]) -> int:
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description, allow_abbrev=False)
-    parser.add_argument("framework", help=f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours")
-    parser.add_argument("path", type=Path, help="a checkout, or one of its training scripts")
+    parser.usage = f"brpg {command} [options] [FRAMEWORK] PATH"
+    what = f"FRAMEWORK ({', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours; found out if left out) and PATH, a checkout or a script"
+    parser.add_argument("places", nargs="+", metavar="PATH", help=what)
+    parser.add_argument("--as", dest="family", metavar="FRAMEWORK", help="take the script for one of this framework")
     parser.add_argument(
         "--fix", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
     )
@@ -146,32 +270,6 @@ def _fixes(framework: Framework, names: Sequence[str]) -> list[str]:
             known = ", ".join(framework.fixes)
             raise PatchError(f"unknown bug {name!r} of {framework.name}; --fix knows {known}")
     return list(names)
-
-
-def _patched(framework: Framework, script: str, source: str, fixes: Sequence[str]) -> str:
-    """The patched source; the refusal says which framework a script of the same name is of."""
-    try:
-        return framework.patch(script, source, fixes)
-    except PatchError as error:
-        fitting = [
-            other.name for other in FRAMEWORKS.values() if other is not framework and _fits(other, script, source)
-        ]
-        hint = f"; it looks like {' or '.join(fitting)}" if fitting else ""
-        raise PatchError(f"{error}{hint}") from None
-
-
-def _fits(framework: Framework, script: str, source: str) -> bool:
-    try:
-        return script in framework.scripts and bool(framework.patch(script, source))
-    except PatchError:
-        return False
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments before and after ``--``."""
-    arguments = list(argv)
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], arguments[place + 1 :]
 
 
 def _read(script: Path) -> str:
@@ -213,21 +311,6 @@ def _print_diff(console: Console, source: str, result: str, names: tuple[str, st
 def _start_line(framework: Framework, script: Path, target: Path) -> str:
     """The command that starts a patched script; its arguments are an example."""
     folder = script.parent / framework.folder
-    processes = max(1, torch.cuda.device_count())
-    source, destination = (
-        os.path.relpath(os.path.realpath(p), os.path.realpath(folder)) for p in (script.parent, target)
-    )
-    imports = "" if target.parent == script.parent else f"PYTHONPATH={shlex.quote(source)} "
-    launcher = f"torchrun --nproc_per_node={processes}" if framework.ranks else "python"
-    start = f"{launcher} {shlex.quote(destination)} {framework.start.get(script.name, '')}"
-    return f"cd {shlex.quote(str(folder))} && {imports}{start}"
-
-
-def _execute(script: str, source: str, arguments: list[str], folder: str) -> None:
-    """Run a source as if it were the script."""
-    name = f"{script} (patched)"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for tracebacks
-    os.chdir(folder)
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).parent))
-    exec(compile(source, name, "exec"), {"__name__": "__main__", "__file__": script})
+    arguments = framework.start.get(script.name, "")
+    processes = max(1, torch.cuda.device_count()) if framework.ranks else 0
+    return start_line(script, target, folder, arguments, processes)

@@ -29,12 +29,14 @@ class Edit(ABC):
         within: Function that holds the place; empty for anywhere.
         followed_by: Pattern of the statement right after the anchor's, if that matters.
         optional: A fix of an upstream bug: done at every place that needs it, fine if there is none.
+        at: Line and column of the one place, where it is known; ``anchor`` then only has to say what is there.
     """
 
     anchor: str
     within: str = ""
     followed_by: str = ""
     optional: bool = False
+    at: tuple[int, int] | None = None
 
     @property
     def pattern(self) -> ast.AST:
@@ -132,9 +134,11 @@ class AddArgument(Edit):
     def apply(self, node: Any) -> Any:
         """See :class:`Edit`."""
         if isinstance(node, cst.FunctionDef):
-            if any(parameter.default is not None for parameter in node.params.params):
+            defaults = any(parameter.default is not None for parameter in node.params.params)
+            if defaults and "=" not in self.code:
                 raise PatchError(f"{node.name.value}() has parameters with defaults; {self.code} cannot follow them")
-            parameters = _with_item(node.params.params, cst.Param(cst.Name(self.code)), self.position)
+            (added,) = cst.ensure_type(cst.parse_statement(f"def f({self.code}): pass"), cst.FunctionDef).params.params
+            parameters = _with_item(node.params.params, added, self.position)
             return node.with_changes(params=node.params.with_changes(params=parameters))
         by_name = self.position is None and bool(node.args) and _keyword(node.args[-1]) is not None
         code = f"{self.code}={self.code}" if by_name and self.code.isidentifier() else self.code
@@ -157,7 +161,7 @@ def patch(source: str, edits: Sequence[Edit]) -> str:
         module.visit(finder)
         problems = list(_misplaced(edits, finder.found)) or list(_undefined(source, edits, finder.found))
         if problems:
-            raise PatchError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+            raise PatchError("; ".join(problems))
         changed = module.visit(_Applier(edits, finder.found))
         assert isinstance(changed, cst.Module)
         ast.parse(changed.code)
@@ -192,12 +196,12 @@ class _Finder(cst.CSTVisitor):
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.IndentedBlock | cst.Module):
             self._next |= {id(one): two for one, two in pairwise(node.body)}
-        meaning = _meaning(self._module, node)
-        if meaning is not None:
-            for edit, (pattern, following), found in zip(self._edits, self._patterns, self.found, strict=True):
-                inside = not edit.within or edit.within in self._functions
-                if inside and patterns.matches(pattern, meaning) and self._is_followed(node, following):
-                    found.append(_Place(node, self._lines[node].end.line, tuple(self._functions)))
+        start = self._lines[node].start if node in self._lines else None
+        here = (start.line, start.column) if start is not None else None
+        possible = [index for index, edit in enumerate(self._edits) if edit.at in (None, here)]
+        meaning = _meaning(self._module, node) if possible else None
+        for index in possible if meaning is not None else ():
+            self._try(index, node, meaning)
         if isinstance(node, cst.FunctionDef):
             self._functions.append(node.name.value)
         return True
@@ -205,6 +209,12 @@ class _Finder(cst.CSTVisitor):
     def on_leave(self, original_node: cst.CSTNode) -> None:
         if isinstance(original_node, cst.FunctionDef):
             self._functions.pop()
+
+    def _try(self, index: int, node: cst.CSTNode, meaning: ast.AST) -> None:
+        edit, (pattern, following) = self._edits[index], self._patterns[index]
+        inside = not edit.within or edit.within in self._functions
+        if inside and patterns.matches(pattern, meaning) and self._is_followed(node, following):
+            self.found[index].append(_Place(node, self._lines[node].end.line, tuple(self._functions)))
 
     def _is_followed(self, node: cst.CSTNode, pattern: ast.stmt | None) -> bool:
         if pattern is None:
@@ -255,7 +265,7 @@ def _meaning(module: cst.Module, node: cst.CSTNode) -> ast.AST | None:
     if isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement):
         body = ast.parse(module.code_for_node(node)).body
         return body[0] if len(body) == 1 else None
-    if isinstance(node, cst.Call | cst.BinaryOperation):
+    if isinstance(node, cst.Call | cst.BinaryOperation | cst.Comparison | cst.Subscript):
         return ast.parse(f"(\n{module.code_for_node(node)}\n)", mode="eval").body
     return None
 
@@ -298,7 +308,8 @@ def _undefined(source: str, edits: Sequence[Edit], found: Sequence[Sequence[_Pla
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     top = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
     shared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    shared |= vars(builtins).keys() | functions.keys() | _bound(top)
+    classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    shared |= vars(builtins).keys() | functions.keys() | classes | _bound(top)
     for edit, places in zip(edits, found, strict=True):
         inserted = _bound([ast.parse(other.uses) for other in edits if other is not edit])
         for place in places:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 from .engine import Edit, PatchError, patch
 
@@ -18,11 +19,20 @@ class Fix:
 
     Attributes:
         summary: The bug, in one line.
-        edits: The repair, for each script that has the bug.
+        edits: The repair, for each script that has the bug; or a function that finds its places in a script.
     """
 
     summary: str
-    edits: Mapping[str, Sequence[Edit]]
+    edits: Mapping[str, Sequence[Edit]] | Callable[[Any], Iterable[Edit]]
+
+    def edits_for(self, script: str, found: Any = None) -> list[Edit]:
+        """The repair of one script.
+
+        Args:
+            script: Its name.
+            found: What is known of it.
+        """
+        return list(self.edits(found) if callable(self.edits) else self.edits.get(script, ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,9 @@ class Framework:
         runs_in_checkout: Whether the scripts read files relative to the checkout.
         home: Folder of the repository that the scripts lie in.
         ranks: Whether the scripts know of more than one process.
+        resumes: Whether the scripts load checkpoints to go on from.
         fixes: Upstream bugs that are left alone unless asked for, by name.
+        by_content: Whether scripts are known by what they do, under any file name.
     """
 
     name: str
@@ -51,15 +63,18 @@ class Framework:
     runs_in_checkout: bool = True
     home: str = "."
     ranks: bool = True
+    resumes: bool = True
     fixes: Mapping[str, Fix] = field(default_factory=dict)
+    by_content: ClassVar[bool] = False
 
-    def patch(self, script: str, source: str, fixes: Sequence[str] = ()) -> str:
+    def patch(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> str:
         """The source of ``script`` with the head in it.
 
         Args:
             script: File name of one of the framework's scripts.
             source: Its source.
             fixes: Names of upstream bugs to repair too.
+            folder: Where the script lies.
 
         Raises:
             PatchError: The source is patched already, or an edit does not fit it.
@@ -68,7 +83,7 @@ class Framework:
             raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
         edits = list(self.scripts[script])
         for name in fixes:
-            edits += self.fixes[name].edits.get(script, ())
+            edits += self.fixes[name].edits_for(script)
         try:
             return patch(source, edits)
         except PatchError as error:
@@ -86,7 +101,7 @@ def find_scripts(framework: Framework, path: Path, others: Sequence[Framework]) 
     if not path.exists():
         raise PatchError(f"{path}: no such file or folder")
     if path.is_file():
-        if path.name not in framework.scripts:
+        if path.name not in framework.scripts and not framework.by_content:
             raise PatchError(f"{path.name}: expected {names} of {framework.repository}")
         return [path]
     home = path / framework.home

@@ -131,6 +131,22 @@ class Plugin(nn.Module):
                     listening.enter_context(tap)
             yield
 
+    def unheard(self, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """A pass of the student whose result the script detaches: it is no training pass, though it has a gradient.
+
+        Args:
+            network: The student.
+            *args: Of the pass.
+            **kwargs: Of the pass.
+
+        Returns:
+            What the network returns.
+        """
+        with ExitStack() as paused:
+            for tap in getattr(self, "_taps", ()):
+                paused.enter_context(tap.paused())
+            return network(*args, **kwargs)
+
     def _pairs(self, taps: list[FeatureTap], calls: int) -> list[tuple[Tensor, Tensor]]:
         features, logits = ([self._shrink(output) for output in tap.take(calls)] for tap in taps)
         return list(zip(features, logits, strict=True))
@@ -172,7 +188,10 @@ class Plugin(nn.Module):
 
     def project(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """Representations ``(B, D, h, w)`` of the student's feature maps, in one pass."""
-        together: Tensor = self._parallel[0](torch.cat(maps))
+        dtype = next(
+            self.projection.parameters()
+        ).dtype  # maps of half precision, where the script's passes are autocast
+        together: Tensor = self._parallel[0](torch.cat(maps).to(dtype))
         parts: tuple[Tensor, ...] = together.split([len(part) for part in maps])
         return parts
 
@@ -189,7 +208,7 @@ class Plugin(nn.Module):
         projection = getattr(self, "teacher_projection", self.projection)
         training = projection.training
         with torch.no_grad():
-            weak_features = projection.eval()(features)
+            weak_features = projection.eval()(features.to(next(projection.parameters()).dtype))
         projection.train(training)
         return {"weak_features": weak_features, "weak_logits": logits.detach(), "weak_valid": valid}
 
@@ -234,13 +253,17 @@ class Plugin(nn.Module):
             self._logger.info(f"brpg: {what[phase]} from iteration {iteration}")
         self._phase = phase
 
+    def scalars(self) -> dict[str, float]:
+        """The last step's loss and metrics, named ``brpg/...``; empty before the first step, or without the head."""
+        if not self._scalars:
+            return {}
+        numbers = torch.stack([value.float() for value in self._scalars.values()]).tolist()  # one copy from the device
+        return {f"brpg/{name}": number for name, number in zip(self._scalars, numbers, strict=True)}
+
     def log(self, writer: Writer, iteration: int) -> None:
         """Write the last step's loss and metrics under ``brpg/``."""
-        if not self._scalars:
-            return
-        numbers = torch.stack([value.float() for value in self._scalars.values()]).tolist()  # one copy from the device
-        for name, number in zip(self._scalars, numbers, strict=True):
-            writer.add_scalar(f"brpg/{name}", number, iteration)
+        for name, number in self.scalars().items():
+            writer.add_scalar(name, number, iteration)
 
     def record(
         self,
@@ -256,6 +279,8 @@ class Plugin(nn.Module):
     ) -> None:
         """Write a validation's scores into ``brpg_result.json``, for ``brpg compare``; also of a training without head.
 
+        Of several processes, the first writes.
+
         Args:
             folder: Where the script saves.
             epoch: Its count.
@@ -266,6 +291,8 @@ class Plugin(nn.Module):
             split: Which images are labeled.
             seed: Of the script; without, ``brpg: {seed: ...}`` tells repetitions apart.
         """
+        if rank():
+            return
         about = {
             "made_by": "brpg patch",
             "head": self.enabled,

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from .engine import AddArgument, After, Before, Replace, Require
-from .framework import Fix, Framework
+import ast
+from collections.abc import Iterator
+
+from .engine import Edit, Replace
+from .family import Family
+from .flow import Value, dotted
+from .framework import Fix
+from .recipe import Found, Lines, after, at, guard_of, old_iterators, replaced
+from .roles import Lacking, Missing
+from .trace import names_of, plain
 
 IMPORTS = """
 import brpg_lib.adapters.compat  # u2pl uses names that newer Pythons and torches refuse
@@ -13,109 +21,162 @@ from brpg_lib.adapters.plugin import Plugin
 
 PLUGIN = """
 brpg = Plugin(
-    cfg.get("brpg"),
-    dataset=cfg["dataset"]["type"],
-    num_classes=cfg["net"]["num_classes"],
+    $cfg.get("brpg"),
+    dataset=$cfg["dataset"]["type"],
+    num_classes=$cfg["net"]["num_classes"],
     feature_dim=256,
-    epochs=cfg_trainer["epochs"],
-    iters_per_epoch=len(train_loader_sup),
-    ignore_index=cfg["dataset"]["ignore_label"],
-    logger=logger,
+    epochs=$epochs,
+    iters_per_epoch=$length,
+    ignore_index=$cfg["dataset"]["ignore_label"]$logger_line,
 ).cuda()
 """
 
 TEACHER = """
-outs_u_teacher = model_teacher(image_u)
-pred_u_teacher = outs_u_teacher["pred"]
+outs_u_teacher = $call
+$target = outs_u_teacher["pred"]
 """
 
 STEP = """
 if brpg.enabled:
-    n = len(image_l)
-    labeled = LabeledBatch(features=outs["rep"][:n], logits=outs["pred"][:n], labels=label_l)
+    n = len($images_l)
+    labeled = LabeledBatch(features=$outs["rep"][:n], logits=$outs["pred"][:n], labels=$labels)
     unlabeled = None
-    if epoch >= cfg["trainer"].get("sup_only_epoch", 1):
+    if $guard:
         unlabeled = UnlabeledBatch(
-            features=outs["rep"][n:],
-            pseudo_labels=label_u_aug,
-            confidence=logits_u_aug,
+            features=$outs["rep"][n:],
+            pseudo_labels=$pseudo,
+            confidence=$confidence,
             weak_features=outs_u_teacher["rep"],
             weak_logits=outs_u_teacher["pred"],
         )
-    loss = loss + brpg(labeled, unlabeled, iteration=i_iter)
+    $loss = $loss + brpg(labeled, unlabeled, iteration=$iteration)
 """
 
-RECORD = """
+
+def record(found: Found) -> str:
+    """Writes a validation's scores."""
+    names = found.around.names
+    cfg, args = names["cfg"], names.get("args", "")
+    seed = f"\n    seed={args}.seed," if args and "seed" in found.finder.options() else ""
+    return f"""
 brpg.record(
-    cfg["saver"]["snapshot_dir"],
-    epoch,
-    prec,
-    settings=cfg,
-    split=cfg["dataset"].get("train", {}).get("data_list"),
-    seed=args.seed,
+    {cfg}["saver"]["snapshot_dir"],
+    {found.finder.epoch_name()},
+    {names["score"]},
+    settings={cfg},
+    split={cfg}["dataset"].get("train", {{}}).get("data_list"),{seed}
 )
 """
 
-CONTRASTIVE = 'cfg["trainer"].get("contrastive", False)'
-LATEST = 'osp.join(cfg["saver"]["snapshot_dir"], "ckpt.pth")'
-BEST = 'osp.join(cfg["saver"]["snapshot_dir"], "ckpt_best.pth")'
 
-EDITS = (
-    Require(anchor="from u2pl.models.model_helper import *"),
-    After(anchor="from u2pl.utils.utils import *", code=IMPORTS),
-    AddArgument(
-        anchor='parser.add_argument("--local_rank", type=int, default=0)',
-        code='"--local-rank"',
-        position=1,
-        optional=True,
-    ),
-    Replace(anchor="loader_l_iter.next()", within="train", code="next(loader_l_iter)", optional=True),
-    Replace(anchor="loader_u_iter.next()", within="train", code="next(loader_u_iter)", optional=True),
-    After(anchor="last_epoch = 0", within="main", code=PLUGIN),
-    After(
-        anchor="best_prec, last_epoch = load_state(...)",
-        within="main",
-        code="brpg.load(lastest_model, last_epoch)",
-    ),
-    AddArgument(anchor="train(...)", within="main", code="brpg"),
-    AddArgument(anchor="def train(): ...", code="brpg"),
-    Replace(anchor='pred_u_teacher = model_teacher(image_u)["pred"]', within="train", code=TEACHER),
-    # The paper's total loss has no other contrastive term on the representation.
-    Replace(anchor=CONTRASTIVE, within="train", code=f"not brpg.enabled and {CONTRASTIVE}"),
-    Require(anchor="image_all = torch.cat((image_l, image_u_aug))", within="train"),
-    Require(anchor="outs = model(image_all)", within="train"),
-    Before(anchor="optimizer.zero_grad()", followed_by="loss.backward()", within="train", code=STEP),
-    After(
-        anchor='tb_logger.add_scalar("Con Loss", con_losses.val, i_iter)',
-        within="train",
-        code="brpg.log(tb_logger, i_iter)",
-    ),
-    After(anchor='tb_logger.add_scalar("mIoU val", prec, epoch)', within="main", code=RECORD),
-    Before(anchor=f"torch.save(state, {BEST})", within="main", code=f"brpg.save({BEST}, epoch + 1)"),
-    Before(anchor=f"torch.save(state, {LATEST})", within="main", code=f"brpg.save({LATEST}, epoch + 1)"),
-)
+def outputs(found: Found) -> dict[str, str]:
+    """Slots of the student's outputs and of the condition under which there are pseudo labels."""
+    place, step = found.step.descent.place, found.step
+    trained = {id(one.value) for one in step.passes}
+    outs = [name for name, held in place.env.items() if _passes(held) and {id(one) for one in _passes(held)} <= trained]
+    outs = [name for name in outs if len(_passes(place.env[name])) == len(trained)] or outs
+    if not outs:
+        raise Lacking(
+            Missing(
+                "outputs",
+                f"no name holds all outputs of `{step.student}` where the loss goes backward",
+                by_hand="outs = model(images)",
+            )
+        )
+    images = names_of(step.labeled.images[0], place.env) if step.labeled is not None else []
+    guard = guard_of(place, step.strong[0].labels)
+    found.findings.add("outputs", outs[0], place.statement.lineno, note="representations in `rep`, logits in `pred`")
+    return {"outs": outs[0], "images_l": images[0], "guard": guard or "True"}
 
-FROZEN_RATE = After(
-    anchor="lr_scheduler = get_scheduler(...)",
-    within="main",
-    code="""
+
+def _passes(value: Value) -> list[Value]:
+    value = plain(value)
+    if value.op == "either":
+        inner = [_passes(arg) for arg in value.args]
+        return [one for found in inner for one in found] if all(inner) else []
+    return [value] if value.op == "forward" else []
+
+
+def extras(found: Found) -> Iterator[Edit]:
+    """The teacher's whole output, U2PL's own contrastive loss, and what newer Pythons refuse."""
+    forward = next(inner for inner in found.step.strong[0].labels if inner.op == "forward")
+    place = next(place for value, place in found.flow.calls if value is forward)
+    statement = place.statement
+    if place.function != found.step.descent.place.function:
+        reason = f"`{ast.unparse(statement)}` is in {place.function}(), whose names the step does not have"
+        raise Lacking(Missing("teacher", reason, [(statement.lineno, ast.unparse(statement))]))
+    if not (
+        isinstance(statement, ast.Assign)
+        and isinstance(statement.value, ast.Subscript)
+        and statement.value.value is forward.node
+    ):
+        near = [(statement.lineno, ast.unparse(statement))]
+        raise Lacking(Missing("teacher", f'expected `{ast.unparse(forward.node)}["pred"]` assigned to a name', near))  # type: ignore[arg-type]
+    target, call = ast.unparse(statement.targets[0]), ast.unparse(statement.value.value)
+    found.findings.add("weak view", call, statement.lineno, note="the teacher's pass")
+    code = TEACHER.replace("$call", call).replace("$target", target)
+    yield replaced_statement(statement, code)
+    switches = [node for node in ast.walk(found.tree) if _is_switch(node)]
+    for switch in switches:
+        # The paper's total loss has no other contrastive term on the representation.
+        yield replaced(switch, f"not brpg.enabled and {ast.unparse(switch)}".replace("'", '"'))  # type: ignore[arg-type]
+        found.findings.add(
+            "contrastive loss", ast.unparse(switch), switch.lineno, note="off with the head, as in the paper"
+        )  # type: ignore[attr-defined]
+    yield from old_iterators(found.tree)
+
+
+def replaced_statement(statement: ast.stmt, code: str) -> Edit:
+    """Put statements in the place of one."""
+    return Replace(anchor=ast.unparse(statement), at=at(statement), code=code)
+
+
+def _is_switch(node: ast.AST) -> bool:
+    if (
+        not isinstance(node, ast.Call)
+        or not isinstance(node.func, ast.Attribute)
+        or node.func.attr != "get"
+        or not node.args
+    ):
+        return False
+    return isinstance(node.args[0], ast.Constant) and node.args[0].value == "contrastive"
+
+
+def frozen_rate(found: Found) -> Iterator[Edit]:
+    """The scheduler drives a second optimizer."""
+    for node in ast.walk(found.tree):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Call)
+            and dotted(node.value.func) == "get_scheduler"
+        ):
+            scheduler, optimizer = ast.unparse(node.targets[0]), found.around.names["optimizer"]
+            lines = f"""
 # a resumed optimizer no longer shares its groups with optimizer_start, which alone the scheduler drives
-lr_scheduler.optimizer = optimizer
-""",
-)
+{scheduler}.optimizer = {optimizer}
+"""
+            yield after(node, lines)
 
-U2PL = Framework(
+
+LINES = {"train_semi.py": Lines(passes=("?", "x s"), step=STEP)}
+
+U2PL = Family(
     name="u2pl",
     repository="https://github.com/Haochen-Wang409/U2PL",
     commits=("ab3d2be",),
-    scripts={"train_semi.py": EDITS},
+    scripts=dict.fromkeys(LINES, ()),
+    lines=LINES,
     start={"train_semi.py": "--config=config.yaml --seed 2"},
     folder="experiments/pascal/1464/ours",
     runs_in_checkout=False,
-    fixes={
-        "frozen-rate": Fix(
-            summary="the learning rate stays where it was after a resume",
-            edits={"train_semi.py": (FROZEN_RATE,)},
-        )
-    },
+    network="u2pl.models.model_helper",
+    layers=(),
+    imports=IMPORTS,
+    plugin=PLUGIN,
+    ending="",
+    record=record,
+    quote='"',
+    outputs=outputs,
+    extras=extras,
+    fixes={"frozen-rate": Fix(summary="the learning rate stays where it was after a resume", edits=frozen_rate)},
 )

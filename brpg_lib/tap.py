@@ -7,6 +7,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -80,14 +81,18 @@ class FeatureTap:
 
     def open(self) -> FeatureTap:
         """Start collecting, from nothing; as ``with``, for a tap that stays open as long as the network lives."""
-        _let_compiled_code_see_hooks()
-        if not self._handles:
-            self._handles.append(self._layer.register_forward_hook(_Listener(self, "_hear")))
-            if self._parallel is not None:
-                self._handles.append(self._parallel.register_forward_pre_hook(_Listener(self, "_begin")))
-                self._handles.append(self._parallel.register_forward_hook(_Listener(self, "_put_together")))
+        self._listen()
         self._forget()
         return self
+
+    def _listen(self) -> None:
+        _let_compiled_code_see_hooks()
+        if self._handles:
+            return
+        self._handles.append(self._layer.register_forward_hook(_Listener(self, "_hear")))
+        if self._parallel is not None:
+            self._handles.append(self._parallel.register_forward_pre_hook(_Listener(self, "_begin")))
+            self._handles.append(self._parallel.register_forward_hook(_Listener(self, "_put_together")))
 
     def close(self) -> None:
         """Stop collecting. What was collected can still be taken."""
@@ -95,6 +100,26 @@ class FeatureTap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Collect nothing within; what was collected before stays.
+
+        >>> layer = nn.Linear(2, 2)
+        >>> with FeatureTap(nn.Sequential(layer), "0") as tap:
+        ...     kept = layer(torch.rand(1, 2))
+        ...     with tap.paused():
+        ...         unheard = layer(torch.rand(1, 2))
+        ...     len(tap.take(1))
+        1
+        """
+        listening = bool(self._handles)
+        self.close()
+        try:
+            yield
+        finally:
+            if listening:
+                self._listen()
 
     def take(self, calls: int) -> list[Tensor]:
         """The outputs since the last ``take``, in the order of the calls, and empty the tap.

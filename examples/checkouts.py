@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from brpg_lib.adapters.launch import extended_path
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples import scenarios
 from brpg_lib.examples.made_up import FILES, NUM_CLASSES, UNLABELED, Workspace, write_images, write_lines
@@ -162,11 +163,6 @@ def write_patched(
     return target
 
 
-def search_path(checkout: Path) -> str:
-    """PYTHONPATH of a checkout's scripts: they import from it, whatever folder they lie in."""
-    return os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 def patch_and_train(
     framework: str, checkout: Path, folder: Path, *, script: str | None = None, processes: int = 1, epochs: int = 3
 ) -> int:
@@ -190,5 +186,5 @@ def patch_and_train(
     patched = write_patched(framework, script, checkout, workspace.folder)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "brpg_lib.examples.without_cuda", str(patched), *workspace.arguments]
-    environment = os.environ | {"PYTHONPATH": search_path(checkout), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": extended_path(checkout), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=workspace.folder, env=environment).returncode

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from brpg_lib.adapters.launch import extended_path
 from brpg_lib.adapters.registry import FRAMEWORKS
-from brpg_lib.examples.checkouts import BRPG, WORKSPACES, search_path, write_patched
+from brpg_lib.examples.checkouts import BRPG, WORKSPACES, write_patched
 from brpg_lib.examples.made_up import Workspace
 
 RECORDER = Path(__file__).with_name("recorder.py")
 ALL = [(framework.name, script) for framework in FRAMEWORKS.values() for script in framework.scripts]
-RESUMING = [pair for pair in ALL if any("brpg.load(" in edit.uses for edit in FRAMEWORKS[pair[0]].scripts[pair[1]])]
+RESUMING = [pair for pair in ALL if FRAMEWORKS[pair[0]].resumes]
 LASTING = [pair for pair in ALL if pair not in RESUMING]
 """The scripts that can be patched, with the framework they belong to; those that resume, and those that do not."""
 RARE = {
@@ -98,7 +99,7 @@ def train(
     records.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, str(RECORDER), str(records), str(kill_at), str(target), *arguments]
-    environment = os.environ | {"PYTHONPATH": search_path(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": extended_path(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=workspace.folder, env=environment, capture_output=True, text=True, timeout=900)
     calls = [
         [json.loads(line) for line in (records / f"{rank}.jsonl").read_text().splitlines()]

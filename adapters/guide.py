@@ -1,0 +1,201 @@
+"""The lines for a script of no known framework: what it has, what is missing, and a diff of the lines to add."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .engine import PatchError
+from .framework import PATCHED
+from .plan import Plan
+from .recipe import NONE, Found, edits_of, examine, filled, general_step, step_slots, teacher_edits
+from .roles import Findings, Lacking, Missing
+from .surroundings import Insertion
+from .tidy import tidy
+
+IMPORTS = """
+from brpg_lib import LabeledBatch, UnlabeledBatch
+from brpg_lib.adapters.plugin import Plugin
+"""
+
+PLUGIN = """
+brpg = Plugin($section, dataset='mine', num_classes=$classes, feature_dim=256,
+              epochs=$epochs, iters_per_epoch=$length).to($device)
+brpg.tap($model$teacher, features=$features, logits=$logits)
+brpg.add_projection($channels, $optimizer.param_groups[-1]$average)
+"""
+
+ENDING = """    $ignored
+    $loss = $loss + brpg(
+        LabeledBatch(features=rep_x, logits=$logits_l, labels=$labels),
+        UnlabeledBatch(
+            features=rep_u_s,
+            pseudo_labels=$pseudo,
+            confidence=$confidence,
+            $weak
+        ),
+        iteration=$iteration
+    )
+"""
+
+FEATURE_WORDS = ("decoder", "decode_head", "fuse", "aspp", "neck", "up4", "features")
+LOGIT_WORDS = ("classifier", "cls_seg", "cls", "seg_head", "out_conv", "final", "head", "pred", "out")
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What ``brpg patch --guide`` knows of a script.
+
+    Attributes:
+        plan: Roles, what is missing, and the edits.
+        questions: What no script tells, such as names of layers, each with what to put there.
+    """
+
+    plan: Plan
+    questions: Sequence[str]
+
+
+def guide(source: str, fixed: Sequence[tuple[str, str]] = ()) -> Guide:
+    """The lines for a script, as far as its roles are found.
+
+    Args:
+        source: The script.
+        fixed: Answers to questions, by name.
+
+    Raises:
+        PatchError: It is no Python, or has the head already.
+    """
+    if PATCHED.search(source):
+        raise PatchError("it imports brpg_lib already; guide the original instead")
+    try:
+        source = tidy(source.removeprefix("\ufeff"))
+    except SyntaxError as error:
+        raise PatchError(f"not valid Python: line {error.lineno}") from None
+    plan = Plan("own script", "", source, Findings())
+    questions: list[str] = []
+    try:
+        found = examine(source, plan.findings)
+        step = filled(general_step(found, ENDING), step_slots(found))
+        plugin, questions = _plugin(found, dict(fixed))
+        if found.step.weak is None:
+            plan.findings.lack(
+                "weak view",
+                "no pass under a torch.no_grad() of its own gives the pseudo labels",
+                by_hand="with brpg.teacher_pass(): ...",
+            )
+        extras = list(teacher_edits(found))
+        found.around.insertions = [Insertion(one.statement, one.code, one.before) for one in found.around.insertions]
+        plan.edits = [*edits_of(found, IMPORTS, plugin, _named(found, step), "'"), *extras]
+    except Lacking as lacking:
+        plan.findings.missing.insert(0, lacking.missing)
+        plan.findings.missing += _also_missing(source, lacking.missing)
+    return Guide(plan, questions)
+
+
+def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
+    """What a script has and lacks, and the diff of the lines to add, line by line."""
+    yield from made.plan.lines(name)
+    if not made.plan.complete:
+        yield "  the head needs: images with labels; images with pseudo labels and confidence, seen by the student"
+        return
+    patched = made.plan.apply()
+    yield from difflib.unified_diff(
+        source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm=""
+    )
+    for question in made.questions:
+        yield f"  to fill in: {question}"
+
+
+def _named(found: Found, step: str) -> str:
+    replaced = found.step.descent.replaced
+    return step if replaced is None else f"\n{found.step.descent.loss} = {ast.unparse(replaced)}{step}"
+
+
+def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
+    """The lines that make the plug-in, and what is left to fill in."""
+    names, weak, student = found.around.names, found.step.weak, found.step.student
+    listened = weak.network if weak is not None and weak.source == "listened" else ""
+    features, logits = _layers(found, FEATURE_WORDS), _layers(found, LOGIT_WORDS)
+    classes = answers.get("classes") or _classes(found)
+    asked = {
+        "features": (
+            answers.get("features") or features,
+            "'DECODER'",
+            "name of the layer whose output is the decoder's features, of one tensor",
+        ),
+        "logits": (
+            answers.get("logits") or logits,
+            "'CLASSIFIER'",
+            "name of the layer whose output is the logits, of the same size",
+        ),
+        "classes": (classes, "NUM_CLASSES", "number of classes"),
+        "channels": (answers.get("channels", ""), "CHANNELS", "channels of the decoder's features"),
+    }
+    slots = {name: value or placeholder for name, (value, placeholder, _) in asked.items()}
+    questions = [f"{placeholder}: {what}" for value, placeholder, what in asked.values() if not value]
+    slots |= {name: names[name] for name in ("epochs", "length", "optimizer")}
+    slots |= {
+        "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "None",
+        "model": found.finder.main_name(student),
+        "device": f"next({found.finder.main_name(student)}.parameters()).device",
+        "teacher": f", teacher={found.finder.main_name(listened)}" if listened else "",
+        "average": ", teacher=True" if listened and listened != student else "",
+    }
+    text = string.Template(PLUGIN).substitute(slots)
+    names_given = "\n".join(
+        f"{placeholder} = ...  # {what}"
+        for value, placeholder, what in asked.values()
+        if not value and placeholder.isidentifier()
+    )
+    return (f"\n{names_given}{text}" if names_given else text).replace(NONE, ""), questions
+
+
+def _layers(found: Found, words: Sequence[str]) -> str:
+    """A layer of the network whose class the script holds, by words that people call it."""
+    attributes = [
+        node.attr
+        for owner in found.tree.body
+        if isinstance(owner, ast.ClassDef)
+        for node in ast.walk(owner)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    ]
+    return next((repr(word) for word in words if word in attributes), "")
+
+
+def _classes(found: Found) -> str:
+    """The number of classes, by words that people call it."""
+    env = found.finder.env
+    for name in ("num_classes", "n_classes", "nclass", "classes"):
+        if name in env:
+            return name
+    cfg = found.around.names.get("cfg", "")
+    for node in ast.walk(found.tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and ast.unparse(node.value) == cfg:
+            if node.slice.value in ("num_classes", "n_classes", "nclass", "classes"):
+                return ast.unparse(node)
+    args = found.around.names.get("args", "")
+    options = found.finder.options() & {"num_classes", "n_classes", "nclass"}
+    return f"{args}.{min(options)}" if args and options else ""
+
+
+def _also_missing(source: str, first: Missing) -> list[Missing]:
+    """Which other inputs the script lacks at first sight, so that nobody has to ask twice."""
+    text = source
+    found = []
+    if first.name != "pseudo labels" and not any(
+        word in text for word in ("argmax(", ".max(", "max(dim", "torch.max(")
+    ):
+        found.append(
+            Missing(
+                "pseudo labels",
+                "nothing takes the most probable class (argmax, max)",
+                by_hand="confidence, pseudo_labels = teacher(images).softmax(dim=1).max(dim=1)",
+            )
+        )
+    return found

@@ -1,0 +1,48 @@
+"""Scripts that mean the same and look different: patched rightly, or refused with a reason; never patched wrongly."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from mutants import mutant
+from rehearsal import rehearse, workspace
+from training import SCRIPTS
+
+from brpg_lib.adapters.engine import PatchError
+from brpg_lib.adapters.registry import FRAMEWORKS
+
+STANDINS = Path(__file__).parents[1] / "standins"
+
+
+def tried(framework: str, script: str, seeds: range, folder: Path) -> int:
+    """How many mutants are patched; each must receive what the original does."""
+    checkout = STANDINS / framework.replace("-", "_")
+    place = workspace(framework, checkout, folder)
+    fixes = [fix for fix in FRAMEWORKS[framework].fixes if fix == "short-epochs"]
+    source = (checkout / script).read_text()
+    patched = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        truth = rehearse(FRAMEWORKS[framework].patch(script, source, fixes), checkout, place)
+        for seed in seeds:
+            try:
+                changed = FRAMEWORKS[framework].patch("mine.py", mutant(source, seed), fixes, checkout)
+            except PatchError as error:
+                assert ": found no " in str(error)  # noqa: PT017
+                continue
+            assert rehearse(changed, checkout, place) == truth, seed
+            patched += 1
+    return patched
+
+
+@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+def test_some(framework: str, script: str, tmp_path: Path) -> None:
+    assert tried(framework, script, range(8), tmp_path) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+def test_many(framework: str, script: str, tmp_path: Path) -> None:
+    assert tried(framework, script, range(100, 200), tmp_path) >= 85
