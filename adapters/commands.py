@@ -17,12 +17,12 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from .engine import PatchError
-from .family import Family
-from .framework import Framework, find_scripts
+from .editing.engine import PatchError
 from .guide import guide, guide_lines
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
-from .plan import Plan
+from .patching.family import Family
+from .patching.framework import Framework, find_scripts
+from .patching.plan import Plan
 from .registry import FRAMEWORKS
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}

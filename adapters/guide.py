@@ -8,13 +8,17 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .engine import PatchError
-from .framework import PATCHED
-from .plan import Plan
-from .recipe import NONE, Found, edits_of, examine, filled, general_step, step_slots, teacher_edits
-from .roles import Findings, Lacking, Missing
-from .surroundings import Insertion
-from .tidy import tidy
+from .editing.engine import PatchError
+from .editing.tidy import tidy
+from .patching.edits import edits_of
+from .patching.found import Found, examine
+from .patching.framework import PATCHED
+from .patching.lines import NONE, filled, general_step, step_slots
+from .patching.plan import Plan
+from .patching.teacher import teacher_edits
+from .roles.around import Insertion
+from .roles.findings import Findings, Lacking, Missing
+from .roles.settings import options
 
 IMPORTS = """
 from brpg_lib import LabeledBatch, UnlabeledBatch
@@ -87,7 +91,9 @@ def guide(source: str, fixed: Sequence[tuple[str, str]] = ()) -> Guide:
                 by_hand="with brpg.teacher_pass(): ...",
             )
         extras = list(teacher_edits(found))
-        found.around.insertions = [Insertion(one.statement, one.code, one.before) for one in found.around.insertions]
+        found.surroundings.insertions = [
+            Insertion(one.statement, one.code, one.before) for one in found.surroundings.insertions
+        ]
         plan.edits = [*edits_of(found, IMPORTS, plugin, _named(found, step), "'"), *extras]
     except Lacking as lacking:
         plan.findings.missing.insert(0, lacking.missing)
@@ -116,7 +122,7 @@ def _named(found: Found, step: str) -> str:
 
 def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
     """The lines that make the plug-in, and what is left to fill in."""
-    names, weak, student = found.around.names, found.step.weak, found.step.student
+    names, weak, student = found.surroundings.names, found.step.weak, found.step.student
     listened = weak.network if weak is not None and weak.source == "listened" else ""
     features, logits = _layers(found, FEATURE_WORDS), _layers(found, LOGIT_WORDS)
     classes = answers.get("classes") or _classes(found)
@@ -139,9 +145,9 @@ def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
     slots |= {name: names[name] for name in ("epochs", "length", "optimizer")}
     slots |= {
         "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "None",
-        "model": found.finder.main_name(student),
-        "device": f"next({found.finder.main_name(student)}.parameters()).device",
-        "teacher": f", teacher={found.finder.main_name(listened)}" if listened else "",
+        "model": found.around.main_name(student),
+        "device": f"next({found.around.main_name(student)}.parameters()).device",
+        "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
         "average": ", teacher=True" if listened and listened != student else "",
     }
     text = string.Template(PLUGIN).substitute(slots)
@@ -170,18 +176,18 @@ def _layers(found: Found, words: Sequence[str]) -> str:
 
 def _classes(found: Found) -> str:
     """The number of classes, by words that people call it."""
-    env = found.finder.env
+    env = found.around.env
     for name in ("num_classes", "n_classes", "nclass", "classes"):
         if name in env:
             return name
-    cfg = found.around.names.get("cfg", "")
+    cfg = found.surroundings.names.get("cfg", "")
     for node in ast.walk(found.tree):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and ast.unparse(node.value) == cfg:
             if node.slice.value in ("num_classes", "n_classes", "nclass", "classes"):
                 return ast.unparse(node)
-    args = found.around.names.get("args", "")
-    options = found.finder.options() & {"num_classes", "n_classes", "nclass"}
-    return f"{args}.{min(options)}" if args and options else ""
+    args = found.surroundings.names.get("args", "")
+    known = options(found.around) & {"num_classes", "n_classes", "nclass"}
+    return f"{args}.{min(known)}" if args and known else ""
 
 
 def _also_missing(source: str, first: Missing) -> list[Missing]:

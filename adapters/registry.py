@@ -1,12 +1,12 @@
 """The frameworks that can be patched."""
 
-from .corrmatch import CORRMATCH
-from .prevmatch import PREVMATCH
-from .ssl4mis import SSL4MIS
-from .u2pl import U2PL
-from .unimatch import UNIMATCH
-from .unimatch_scenarios import MEDICAL, REMOTE_SENSING, V2_REMOTE_SENSING
-from .unimatch_v2 import UNIMATCH_V2
+from .frameworks.corrmatch import CORRMATCH
+from .frameworks.prevmatch import PREVMATCH
+from .frameworks.ssl4mis import SSL4MIS
+from .frameworks.u2pl import U2PL
+from .frameworks.unimatch import UNIMATCH
+from .frameworks.unimatch_scenarios import MEDICAL, REMOTE_SENSING, V2_REMOTE_SENSING
+from .frameworks.unimatch_v2 import UNIMATCH_V2
 
 FRAMEWORKS = {
     framework.name: framework

@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from brpg_lib.adapters.engine import AddArgument, After, Before, Edit, PatchError, Replace, Require, patch
-from brpg_lib.adapters.patterns import matches
+from brpg_lib.adapters.editing.engine import AddArgument, After, Before, Edit, PatchError, Replace, Require, patch
+from brpg_lib.adapters.editing.patterns import matches
 
 SOURCE = '''"""A script."""
 import os  # paths

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mutants import mutant
 from rehearsal import rehearse, workspace
-from training import SCRIPTS
+from training import BY_CONTENT
 
-from brpg_lib.adapters.engine import PatchError
+from brpg_lib.adapters.editing.engine import PatchError
 from brpg_lib.adapters.registry import FRAMEWORKS
 
 STANDINS = Path(__file__).parents[1] / "standins"
@@ -37,12 +37,12 @@ def tried(framework: str, script: str, seeds: range, folder: Path) -> int:
     return patched
 
 
-@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+@pytest.mark.parametrize(("framework", "script"), BY_CONTENT)
 def test_some(framework: str, script: str, tmp_path: Path) -> None:
     assert tried(framework, script, range(8), tmp_path) >= 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("framework", "script"), SCRIPTS)
+@pytest.mark.parametrize(("framework", "script"), BY_CONTENT)
 def test_many(framework: str, script: str, tmp_path: Path) -> None:
     assert tried(framework, script, range(100, 200), tmp_path) >= 85

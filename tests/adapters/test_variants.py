@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rehearsal import Received, rehearse, workspace
-from training import SCRIPTS
+from training import BY_CONTENT
 from variants import AT_FIRST, EXACT
 
 from brpg_lib.adapters.registry import FRAMEWORKS
@@ -51,8 +51,8 @@ def original(framework: str, script: str) -> str:
     return (checkout(framework) / script).read_text()
 
 
-EVERY = [(*script, variant) for variant in (*EXACT, *AT_FIRST) for script in SCRIPTS]
-QUICK = [(*SCRIPTS[index % len(SCRIPTS)], variant) for index, variant in enumerate((*EXACT, *AT_FIRST))]
+EVERY = [(*script, variant) for variant in (*EXACT, *AT_FIRST) for script in BY_CONTENT]
+QUICK = [(*BY_CONTENT[index % len(BY_CONTENT)], variant) for index, variant in enumerate((*EXACT, *AT_FIRST))]
 
 
 @pytest.mark.parametrize(

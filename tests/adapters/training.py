@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from brpg_lib.adapters.launch import extended_path
+from brpg_lib.adapters.patching.family import Family
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES, write_patched
 from brpg_lib.examples.made_up import Workspace
@@ -23,6 +24,8 @@ ALL = [(framework.name, script) for framework in FRAMEWORKS.values() for script 
 RESUMING = [pair for pair in ALL if FRAMEWORKS[pair[0]].resumes]
 LASTING = [pair for pair in ALL if pair not in RESUMING]
 """The scripts that can be patched, with the framework they belong to; those that resume, and those that do not."""
+BY_CONTENT = [pair for pair in ALL if isinstance(FRAMEWORKS[pair[0]], Family)]
+"""Those that are known by what they do."""
 RARE = {
     r"(?<!max\(1, )len\(trainloader_u\) // 8": "max(1, len(trainloader_u) // 8)",
     r"iter_num % (200|3000)\b": "iter_num % 20",
@@ -99,7 +102,11 @@ def train(
     records.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, str(RECORDER), str(records), str(kill_at), str(target), *arguments]
-    environment = os.environ | {"PYTHONPATH": extended_path(checkout), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": extended_path(checkout),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, cwd=workspace.folder, env=environment, capture_output=True, text=True, timeout=900)
     calls = [
         [json.loads(line) for line in (records / f"{rank}.jsonl").read_text().splitlines()]

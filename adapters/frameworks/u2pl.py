@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from .engine import Edit, Replace
-from .family import Family
-from .flow import Value, dotted
-from .framework import Fix
-from .recipe import Found, Lines, after, at, guard_of, old_iterators, replaced
-from .roles import Lacking, Missing
-from .trace import names_of, plain
+from ..analysis.values import Value, dotted
+from ..analysis.views import names_of, plain
+from ..editing.engine import Edit, Replace
+from ..patching.edits import after, at, old_iterators, replaced
+from ..patching.family import Family
+from ..patching.found import Found
+from ..patching.framework import Fix
+from ..patching.lines import Lines, guard_of
+from ..roles.findings import Lacking, Missing
+from ..roles.settings import options
+from ..roles.sight import text
 
 IMPORTS = """
 import brpg_lib.adapters.compat  # u2pl uses names that newer Pythons and torches refuse
@@ -55,13 +59,13 @@ if brpg.enabled:
 
 def record(found: Found) -> str:
     """Writes a validation's scores."""
-    names = found.around.names
+    names = found.surroundings.names
     cfg, args = names["cfg"], names.get("args", "")
-    seed = f"\n    seed={args}.seed," if args and "seed" in found.finder.options() else ""
+    seed = f"\n    seed={args}.seed," if args and "seed" in options(found.around) else ""
     return f"""
 brpg.record(
     {cfg}["saver"]["snapshot_dir"],
-    {found.finder.epoch_name()},
+    {found.around.epoch_name()},
     {names["score"]},
     settings={cfg},
     split={cfg}["dataset"].get("train", {{}}).get("data_list"),{seed}
@@ -111,18 +115,18 @@ def extras(found: Found) -> Iterator[Edit]:
         and statement.value.value is forward.node
     ):
         near = [(statement.lineno, ast.unparse(statement))]
-        raise Lacking(Missing("teacher", f'expected `{ast.unparse(forward.node)}["pred"]` assigned to a name', near))  # type: ignore[arg-type]
+        raise Lacking(Missing("teacher", f'expected `{text(forward)}["pred"]` assigned to a name', near))
     target, call = ast.unparse(statement.targets[0]), ast.unparse(statement.value.value)
     found.findings.add("weak view", call, statement.lineno, note="the teacher's pass")
     code = TEACHER.replace("$call", call).replace("$target", target)
     yield replaced_statement(statement, code)
-    switches = [node for node in ast.walk(found.tree) if _is_switch(node)]
-    for switch in switches:
+    for switch in filter(_is_switch, ast.walk(found.tree)):
+        assert isinstance(switch, ast.Call)
         # The paper's total loss has no other contrastive term on the representation.
-        yield replaced(switch, f"not brpg.enabled and {ast.unparse(switch)}".replace("'", '"'))  # type: ignore[arg-type]
+        yield replaced(switch, f"not brpg.enabled and {ast.unparse(switch)}".replace("'", '"'))
         found.findings.add(
             "contrastive loss", ast.unparse(switch), switch.lineno, note="off with the head, as in the paper"
-        )  # type: ignore[attr-defined]
+        )
     yield from old_iterators(found.tree)
 
 
@@ -150,7 +154,7 @@ def frozen_rate(found: Found) -> Iterator[Edit]:
             and isinstance(node.value, ast.Call)
             and dotted(node.value.func) == "get_scheduler"
         ):
-            scheduler, optimizer = ast.unparse(node.targets[0]), found.around.names["optimizer"]
+            scheduler, optimizer = ast.unparse(node.targets[0]), found.surroundings.names["optimizer"]
             lines = f"""
 # a resumed optimizer no longer shares its groups with optimizer_start, which alone the scheduler drives
 {scheduler}.optimizer = {optimizer}

@@ -44,4 +44,4 @@ def tidy(source: str) -> str:
     lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
     if len(lines) == len(set(lines)):
         return source
-    return str(cst.parse_module(source).visit(_OneEach()).code)  # type: ignore[union-attr]
+    return str(cst.parse_module(source).visit(_OneEach()).code)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .engine import Edit, PatchError, patch
-from .roles import Findings, Missing, Role
+from ..editing.engine import Edit, PatchError, patch
+from ..roles.findings import Findings, Missing, Role
 
 
 @dataclass

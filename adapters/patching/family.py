@@ -9,26 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .engine import Edit, PatchError
+from ..analysis.views import names_of
+from ..editing.engine import Edit, PatchError
+from ..editing.tidy import tidy
+from ..roles.around import Insertion
+from ..roles.findings import Findings, Lacking, Missing, line_of
+from ..roles.sight import text
+from .edits import edits_of
+from .found import Found, examine
 from .framework import PATCHED, Framework
+from .lines import NONE, Lines, filled, general_step, quoted, signature, step_slots
 from .plan import Plan
-from .recipe import (
-    NONE,
-    Found,
-    Lines,
-    edits_of,
-    examine,
-    filled,
-    general_step,
-    quoted,
-    signature,
-    step_slots,
-    teacher_edits,
-)
-from .roles import Findings, Lacking, Missing
-from .surroundings import Insertion
-from .tidy import tidy
-from .trace import names_of
+from .teacher import teacher_edits
 
 Extras = Callable[[Found], Iterator[Edit]]
 
@@ -121,10 +113,10 @@ class Family(Framework):
         imported = [str(value.detail) for value in env.values() if value.op == "import"]
         if not any(name.startswith(f"{self.network}.") for name in imported):
             near = [
-                (value.node.lineno, ast.unparse(value.node))
+                (line_of(value), text(value))
                 for value in env.values()
                 if value.op == "import" and "model" in str(value.detail)
-            ]  # type: ignore[union-attr]
+            ]
             reason = f"nothing in the script like `from {self.network} import *`, whose layers {self.name} listens to"
             raise Lacking(Missing("network", reason, list(dict.fromkeys(near))))
         file = folder.joinpath(*self.network.split(".")).with_suffix(".py") if folder is not None else None
@@ -170,7 +162,7 @@ class Family(Framework):
     def _edits(self, found: Found, step: str) -> list[Edit]:
         extras = [*self.extras(found), *(teacher_edits(found) if self.outputs is None else ())]
         self._record(found)
-        found.around.insertions = [self._quoted(insertion) for insertion in found.around.insertions]
+        found.surroundings.insertions = [self._quoted(insertion) for insertion in found.surroundings.insertions]
         if found.step.descent.replaced is not None:
             step = self._named_sum(found, step)
         return [*edits_of(found, self.imports, self._plugin(found), step, self.quote), *extras]
@@ -186,20 +178,20 @@ class Family(Framework):
         return Insertion(insertion.statement, code, insertion.before)
 
     def _record(self, found: Found) -> None:
-        where = found.finder.scored
+        where = found.around.scored
         if where is None:
             return
-        if "cfg" not in found.around.names:
+        if "cfg" not in found.surroundings.names:
             found.findings.lack(
                 "scores",
                 "no settings of a yaml to tell trainings apart by",
                 by_hand="brpg.record(FOLDER, epoch, MIOU, settings={})",
             )
             return
-        found.around.insertions.insert(0, Insertion(where.statement, self.record(found), where.before))
+        found.surroundings.insertions.insert(0, Insertion(where.statement, self.record(found), where.before))
 
     def _plugin(self, found: Found) -> str:
-        names = found.around.names
+        names = found.surroundings.names
         if "cfg" not in names:
             raise Lacking(
                 Missing(
@@ -210,13 +202,13 @@ class Family(Framework):
             )
         weak, student = found.step.weak, found.step.student
         listened = weak.network if weak is not None and weak.source == "listened" else ""
-        model = found.finder.main_name(student)
+        model = found.around.main_name(student)
         slots = {name: names[name] for name in ("cfg", "epochs", "length", "net", "optimizer")}
         slots |= {
             "model": model,
-            "teacher": f", teacher={found.finder.main_name(listened)}" if listened else "",
+            "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
             "average": ", teacher=True" if listened and listened != student else "",
-            "group": "0" if found.finder.groups() == 1 else "1",
+            "group": "0" if found.around.groups() == 1 else "1",
             "logger": f", logger={names['logger']}" if "logger" in names else "",
             "logger_line": f",\n    logger={names['logger']}" if "logger" in names else "",
         }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .family import Family
-from .recipe import Lines
+from ..patching.family import Family
+from ..patching.lines import Lines
 from .unimatch import ENDING, IMPORTS, SHORT_EPOCHS, arguments, record
 
 PLUGIN = """

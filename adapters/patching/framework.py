@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .engine import Edit, PatchError, patch
+from ..editing.engine import Edit, PatchError, patch
 
 PATCHED = re.compile(r"^\s*(import|from) brpg_lib\b", re.MULTILINE)
 

@@ -25,7 +25,7 @@ class Edit(ABC):
     """One change, at the one place whose code means the same as ``anchor``.
 
     Attributes:
-        anchor: Pattern of a statement or expression, see :mod:`brpg_lib.adapters.patterns`.
+        anchor: Pattern of a statement or expression, see :mod:`brpg_lib.adapters.editing.patterns`.
         within: Function that holds the place; empty for anywhere.
         followed_by: Pattern of the statement right after the anchor's, if that matters.
         optional: A fix of an upstream bug: done at every place that needs it, fine if there is none.
@@ -137,8 +137,8 @@ class AddArgument(Edit):
             defaults = any(parameter.default is not None for parameter in node.params.params)
             if defaults and "=" not in self.code:
                 raise PatchError(f"{node.name.value}() has parameters with defaults; {self.code} cannot follow them")
-            (added,) = cst.ensure_type(cst.parse_statement(f"def f({self.code}): pass"), cst.FunctionDef).params.params
-            parameters = _with_item(node.params.params, added, self.position)
+            made = cst.ensure_type(cst.parse_statement(f"def f({self.code}): pass"), cst.FunctionDef)
+            parameters = _with_item(node.params.params, made.params.params[0], self.position)
             return node.with_changes(params=node.params.with_changes(params=parameters))
         by_name = self.position is None and bool(node.args) and _keyword(node.args[-1]) is not None
         code = f"{self.code}={self.code}" if by_name and self.code.isidentifier() else self.code
@@ -200,8 +200,9 @@ class _Finder(cst.CSTVisitor):
         here = (start.line, start.column) if start is not None else None
         possible = [index for index, edit in enumerate(self._edits) if edit.at in (None, here)]
         meaning = _meaning(self._module, node) if possible else None
-        for index in possible if meaning is not None else ():
-            self._try(index, node, meaning)
+        if meaning is not None:
+            for index in possible:
+                self._try(index, node, meaning)
         if isinstance(node, cst.FunctionDef):
             self._functions.append(node.name.value)
         return True

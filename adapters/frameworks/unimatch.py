@@ -6,11 +6,14 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from .engine import Edit
-from .family import Family
-from .flow import dotted
-from .framework import Fix
-from .recipe import Found, Lines, replaced
+from ..analysis.values import dotted
+from ..editing.engine import Edit
+from ..patching.edits import replaced
+from ..patching.family import Family
+from ..patching.found import Found
+from ..patching.framework import Fix
+from ..patching.lines import Lines
+from ..roles.settings import options
 
 IMPORTS = """
 from brpg_lib import LabeledBatch, UnlabeledBatch
@@ -73,7 +76,7 @@ ENDING = """    $ignored
 
 def record(found: Found) -> str:
     """Writes a validation's mIoU, and the IoU of each class where the script has it."""
-    names = found.around.names
+    names = found.surroundings.names
     scores = names["score"]
     if "others" in names and "CLASSES" in found.flow.places[-1].env:
         scores += f", dict(zip(CLASSES[{names['cfg']}['dataset']], {names['others']}))"
@@ -82,11 +85,13 @@ def record(found: Found) -> str:
 
 def record_call(found: Found, scores: str) -> str:
     """The call that writes the scores of a validation, among the settings that tell trainings apart."""
-    names, options = found.around.names, found.finder.options()
+    names, known = found.surroundings.names, options(found.around)
     args = names.get("args", "")
-    folder = f"{args}.save_path" if args and "save_path" in options else f"os.path.dirname({names.get('saved', repr('.'))})"
-    split = f",\n            split={args}.labeled_id_path" if args and "labeled_id_path" in options else ""
-    return f"\nbrpg.record({folder}, {found.finder.epoch_name()}, {scores}, settings={names['cfg']}{split})\n"
+    folder = (
+        f"{args}.save_path" if args and "save_path" in known else f"os.path.dirname({names.get('saved', repr('.'))})"
+    )
+    split = f",\n            split={args}.labeled_id_path" if args and "labeled_id_path" in known else ""
+    return f"\nbrpg.record({folder}, {found.around.epoch_name()}, {scores}, settings={names['cfg']}{split})\n"
 
 
 def short_epochs(found: Found) -> Iterator[Edit]:

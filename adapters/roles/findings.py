@@ -7,8 +7,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .flow import Flow, Place, Value
-from .trace import names_of, plain
+from ..analysis.values import Place, Value
+from ..analysis.views import names_of, plain
 
 CERTAIN, LIKELY = "certain", "likely"
 
@@ -100,9 +100,9 @@ def code_of(value: Value, place: Place, env: dict[str, Value]) -> str | None:
     return ast.unparse(node) if unchanged and not any(isinstance(n, ast.Call) for n in ast.walk(node)) else None
 
 
-def line_of(flow: Flow, value: Value, default: int = 0) -> int:
+def line_of(value: Value | None, default: int = 0) -> int:
     """Line of the expression that made a value."""
-    return int(getattr(value.node, "lineno", default))
+    return int(getattr(value.node, "lineno", default)) if value is not None else default
 
 
 def nearest(name: str, env: dict[str, Value], among: Iterable[str]) -> list[tuple[int, str]]:

@@ -6,11 +6,13 @@ import ast
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .engine import Edit
-from .engine import Replace as ReplaceAt
-from .framework import Fix
-from .recipe import Found, Lines, at
-from .roles import Lacking, Missing
+from ..editing.engine import Edit
+from ..editing.engine import Replace as ReplaceAt
+from ..patching.edits import at
+from ..patching.found import Found
+from ..patching.framework import Fix
+from ..patching.lines import Lines
+from ..roles.findings import Lacking, Missing
 from .unimatch import UNIMATCH, arguments, record_call
 
 STEP = """
@@ -45,7 +47,7 @@ def spread(found: Found) -> dict[str, str]:
 
 def record(found: Found) -> str:
     """Writes a validation's mIoU and the IoU of each class, which have numbers for names."""
-    names = found.around.names
+    names = found.surroundings.names
     classes = f", {{f'class {{index}}': 100 * iou for index, iou in enumerate({names['others']})}}"
     return record_call(found, names["score"] + (classes if "others" in names else ""))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .recipe import Found, Lines
+from ..patching.found import Found
 from .unimatch import LINES, UNIMATCH, arguments, record_call
 from .unimatch_v2 import LINES as V2_LINES
 from .unimatch_v2 import UNIMATCH_V2
@@ -14,7 +14,7 @@ SCRIPT = "unimatch.py"
 
 def changes(found: Found) -> str:
     """Writes the IoU of what has changed and what has not."""
-    iou = found.around.names["score"]
+    iou = found.surroundings.names["score"]
     return record_call(found, f"sum({iou}) / 2, {{'unchanged': {iou}[0], 'changed': {iou}[1]}}")
 
 
@@ -53,7 +53,7 @@ brpg.add_projection(decoder.out_conv.in_channels, $optimizer.param_groups[$group
 
 def dice(found: Found) -> str:
     """Writes the mean Dice."""
-    return record_call(found, f"{found.around.names['score']}, measure='dice'")
+    return record_call(found, f"{found.surroundings.names['score']}, measure='dice'")
 
 
 MEDICAL = replace(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .engine import After, Before, Edit, Replace, Require
-from .framework import Framework
+from ..editing.engine import After, Before, Edit, Replace, Require
+from ..patching.framework import Framework
 
 IMPORTS = """
 from brpg_lib import LabeledBatch, UnlabeledBatch

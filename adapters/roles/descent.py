@@ -6,8 +6,8 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .flow import Flow, Place, Value, dotted
-from .roles import Lacking, Missing
+from ..analysis.values import Flow, Place, Value, dotted, place_of
+from .findings import Lacking, Missing
 
 BACKWARD = ("backward", "manual_backward")
 SCALES = ("Div", "Mult")
@@ -157,11 +157,6 @@ def _common(flow: Flow, sites: Sequence[Place]) -> Place:
         near = [(site.statement.lineno, ast.unparse(site.statement)) for site in sites]
         raise Lacking(Missing("backward", f"{len(sites)} backward passes in one step", near))
     return place_of(flow, statement)
-
-
-def place_of(flow: Flow, statement: ast.stmt) -> Place:
-    """Where the flow came by a statement first."""
-    return next(place for place in flow.places if place.statement is statement)
 
 
 def _before(flow: Flow, place: Place, loss: str) -> Place:

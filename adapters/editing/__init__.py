@@ -1,0 +1,1 @@
+"""Changes of a script's text that keep all else as it is."""

@@ -1,0 +1,1 @@
+"""Roles and places become a patched script, and a plan that people can read."""

@@ -1,0 +1,77 @@
+"""All roles of a script."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from ..analysis.statements import follow
+from ..analysis.values import Flow
+from ..analysis.views import names_of
+from ..roles.around import Around, Surroundings
+from ..roles.descent import find_descent
+from ..roles.findings import Findings
+from ..roles.parts import Step
+from ..roles.step import find_step
+from ..roles.surroundings import find_surroundings
+
+
+@dataclass
+class Found:
+    """All that is known of a script.
+
+    Attributes:
+        tree: Its syntax.
+        flow: The flow of its values.
+        findings: Its roles, and what is missing.
+        step: Its training step.
+        surroundings: What is around it.
+        around: Finds more of that.
+    """
+
+    tree: ast.Module
+    flow: Flow
+    findings: Findings
+    step: Step
+    surroundings: Surroundings
+    around: Around
+
+
+def examine(source: str, findings: Findings, *, taps: bool = True) -> Found:
+    """Find the roles of a script.
+
+    Args:
+        source: Its source.
+        findings: Filled in.
+        taps: Whether layers of the student are listened to.
+
+    Raises:
+        Lacking: A part is missing that the others need.
+    """
+    tree = parsed(source)
+    flow = follow(tree)
+    descent = find_descent(flow)
+    where = "scaled after it" if descent.note else ""
+    findings.add("loss", descent.loss, descent.place.statement.lineno, note=descent.note and where)
+    findings.add("backward", ast.unparse(descent.backward.statement), descent.backward.statement.lineno)
+    step = find_step(flow, descent, findings, taps=taps)
+    teacher = step.weak.network if step.weak is not None and step.weak.network != step.student else ""
+    around = Around(flow, descent, step.student, teacher or _averaged(flow, step), findings)
+    return Found(tree, flow, findings, step, find_surroundings(around), around)
+
+
+def parsed(source: str) -> ast.Module:
+    """The syntax of a source; columns count characters."""
+    tree = ast.parse(source)
+    lines = source.splitlines() if not source.isascii() else []
+    for node in ast.walk(tree) if lines else ():
+        if hasattr(node, "col_offset"):
+            node.col_offset = len(lines[node.lineno - 1].encode()[: node.col_offset].decode())  # type: ignore[attr-defined]
+    return tree
+
+
+def _averaged(flow: Flow, step: Step) -> str:
+    """The network that makes the pseudo labels, where it is another one."""
+    first = next((inner for inner in step.strong[0].labels if inner.op == "forward"), None)
+    names = names_of(first.args[0], step.descent.place.env) if first is not None else []
+    return "" if not names or names[0] == step.student else names[0]

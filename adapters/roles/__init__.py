@@ -1,0 +1,1 @@
+"""The parts of a training script that the head needs."""

@@ -1,0 +1,204 @@
+"""What is around a training step: where the plug-in is made, and which names it has there."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..analysis.values import Flow, Place, Value, dotted, place_of
+from ..analysis.views import names_of, plain
+from .descent import Descent
+from .findings import Findings, Lacking, Missing, line_of
+
+LOADS = ("load", "load_state", "load_checkpoint", "resume", "load_ckpt")
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """Lines for one statement.
+
+    Attributes:
+        statement: Where.
+        code: What.
+        before: Whether they go before it; after it otherwise.
+    """
+
+    statement: ast.stmt
+    code: str
+    before: bool
+
+
+@dataclass
+class Surroundings:
+    """Where the parts of the plug-in go, and how the inserted lines name what they use.
+
+    Attributes:
+        start: The statement that the plug-in is made before; made after ``start_after`` if that is a statement.
+        call: The call that hands the plug-in to the function with the step, and that function's name.
+        names: Code of the settings, by name of the slot in the lines of a family.
+        insertions: Lines for checkpoints, scores and logging.
+    """
+
+    start: Place
+    start_after: ast.stmt | None
+    call: tuple[Place, str] | None
+    names: dict[str, str] = field(default_factory=dict)
+    insertions: list[Insertion] = field(default_factory=list)
+    resumes_with: ast.Call | None = None
+
+
+class Around:
+    """Finds the surroundings of a step."""
+
+    def __init__(self, flow: Flow, descent: Descent, student: str, teacher: str, findings: Findings) -> None:
+        self.flow, self.descent, self.findings = flow, descent, findings
+        self.target = descent.place
+        self.student, self.teacher = student, teacher
+        self.call = self._call()
+        self.main = self.call[0] if self.call else self.target
+        loops = [statement for statement, _ in self.main.around if isinstance(statement, ast.For | ast.While)]
+        self.loop = place_of(flow, loops[0]) if loops else self.main
+        self.place, self.after = self._start()
+        self.env = self.place.env
+        self.scored: Insertion | None = None
+
+    def _call(self) -> tuple[Place, str] | None:
+        """The call of the function that holds the step, from the function that builds the optimizer."""
+        function = self.target.function
+        owners = [place for place in self.flow.places if place.depth == self.target.depth - 1]
+        if not function or (self.target.depth <= 1 and self._builds(function)):
+            return None
+        at = self.flow.places.index(self.target)
+        for place in reversed([place for place in self.flow.places[:at] if place in owners]):
+            statement = place.statement
+            compound = hasattr(statement, "body")
+            if not compound and any(
+                isinstance(node, ast.Call) and dotted(node.func) == function for node in ast.walk(statement)
+            ):
+                return place, function
+        return None
+
+    def _builds(self, function: str) -> bool:
+        """Whether a function binds the optimizer itself."""
+        name = self.descent.optimizer
+        return any(
+            place.function == function
+            and isinstance(place.statement, ast.Assign)
+            and name in map(ast.unparse, place.statement.targets)
+            for place in self.flow.places
+        )
+
+    def _start(self) -> tuple[Place, ast.stmt | None]:
+        """Where the plug-in is made: when all it needs is there, before the script resumes."""
+        block, loop = list(self.loop.block), self.loop.statement
+        end = block.index(loop)
+        ready = self._ready(block[:end])
+        for index in range(ready, end):
+            if any(is_load(node) for node in ast.walk(block[index])):
+                end = index
+                break
+        return place_of(self.flow, block[end]), block[end - 1] if end else None
+
+    def _ready(self, block: Sequence[ast.stmt]) -> int:
+        """Index of the first statement of a block at which networks and optimizer are what they are in the loop."""
+        kept = [
+            name
+            for name in (
+                self.main_name(self.student),
+                self.main_name(self.descent.optimizer),
+                self.main_name(self.teacher),
+            )
+            if name
+        ]
+        final = [self.main.env.get(name) for name in kept]
+        for index, statement in enumerate(block):
+            env = place_of(self.flow, statement).env
+            if [env.get(name) for name in kept] == final:
+                return index
+        return len(block)
+
+    def main_name(self, name: str) -> str:
+        """A name of the step's function, as the function that calls it has it."""
+        if self.call is None or not name:
+            return name
+        value = self.target.env.get(name)
+        names = names_of(value, self.main.env) if value is not None else []
+        return names[0] if names else ""
+
+    def optimizer(self) -> str:
+        """The optimizer, as it is called before the loop."""
+        name = self.main_name(self.descent.optimizer)
+        if not name or name not in self.env:
+            raise Lacking(
+                Missing(
+                    "optimizer",
+                    f"`{self.descent.optimizer}` steps, but is not there before the loop",
+                    by_hand="optimizer = ...",
+                )
+            )
+        line = line_of(self.env[name])
+        groups = _groups(self.env[name])
+        note = "one group of parameters" if groups == 1 else ""
+        return self.findings.add("optimizer", name, line, note=note)
+
+    def groups(self) -> int | None:
+        """How many groups the optimizer evidently has."""
+        return _groups(self.env[self.main_name(self.descent.optimizer)])
+
+    def bare_network(self) -> str:
+        """The bare network, whether or not it is wrapped for several processes."""
+        name = self.main_name(self.student)
+        wraps = list(_wraps(self.env.get(name)))
+        if any(inner.op == "either" for inner in wraps):
+            note = "wrapped for several processes in one branch only"
+            return self.findings.add(
+                "network", f"getattr({name}, 'module', {name})", line_of(self.env[name]), note=note
+            )
+        if any(_is_parallel(str(inner.detail)) for inner in wraps):
+            return self.findings.add(
+                "network", f"{name}.module", line_of(self.env[name]), note="in DistributedDataParallel"
+            )
+        return self.findings.add("network", name, line_of(self.env.get(name)), note="not wrapped")
+
+    def epoch_name(self) -> str:
+        """What the loop over epochs counts."""
+        loop = self.loop.statement
+        return ast.unparse(loop.target) if isinstance(loop, ast.For) else "epoch"
+
+
+def is_load(node: ast.AST) -> bool:
+    """Whether an expression loads a checkpoint."""
+    name = dotted(node.func) if isinstance(node, ast.Call) and node.args else ""
+    return name.rpartition(".")[2] in LOADS and name.partition(".")[0] not in ("yaml", "json", "np", "pickle")
+
+
+def _is_parallel(name: str) -> bool:
+    return any(word in name.lower() for word in ("parallel", "ddp", ".prepare"))
+
+
+def _wraps(value: Value | None) -> Iterator[Value]:
+    """The calls that made a network of a network, the outermost first."""
+    while value is not None and value.op in ("call", "part", "either", "same", "tuple"):
+        yield value
+        inner = [arg for arg in value.args if arg.op in ("call", "part", "either", "tuple")]
+        value = inner[0] if inner else None
+
+
+def _groups(value: Value | None) -> int | None:
+    """Parameter groups of an optimizer, as far as its call shows."""
+    value = plain(value) if value is not None else None
+    while value is not None and value.op == "part":
+        value = value.args[0]
+    if value is None or value.op != "call" or not value.args:
+        return None
+    first = value.args[0]
+    if first.op == "tuple":
+        return len(first.args) if all(arg.op == "dict" for arg in first.args) else None
+    made = str(first.detail) if first.op == "call" else ""
+    return 1 if made.endswith("parameters") else None
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Names that code uses."""
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
