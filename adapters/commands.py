@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
@@ -17,12 +15,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from .editing.engine import PatchError
+from .editing.edit import PatchError
 from .guide import guide, guide_lines
+from .jobs import PatchJob, jobs_of, read
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
-from .patching.family import Family
-from .patching.framework import Framework, find_scripts
-from .patching.plan import Plan
+from .patching.framework import Framework
 from .registry import FRAMEWORKS
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -60,7 +57,7 @@ def patch_command(argv: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     if arguments.guide:
         return _guide(console, native(Path(arguments.places[-1])))
-    jobs = _jobs(arguments)
+    jobs = jobs_of(arguments)
     if arguments.check:
         return _check(console, jobs)
     if arguments.output and len(jobs) > 1:
@@ -77,82 +74,11 @@ def patch_command(argv: Sequence[str]) -> int:
     return 0
 
 
-@dataclass
-class PatchJob:
-    """One script to patch."""
-
-    framework: Framework
-    script: Path
-    source: str
-    fixes: Sequence[str]
-
-    def plan(self) -> Plan | None:
-        """What would be inserted; ``None`` for an adapter that declares places instead of roles."""
-        if not isinstance(self.framework, Family):
-            return None
-        return self.framework.plan(self.script.name, self.source, self.fixes, self.script.parent)
-
-    def patched(self) -> str:
-        """The patched source, with the line ends of the original."""
-        return self.framework.patch(self.script.name, self.source, self.fixes, self.script.parent)
-
-
-def _jobs(arguments: argparse.Namespace) -> list[PatchJob]:
-    """The scripts that a command line names, with their frameworks."""
-    *names, place = arguments.places
-    if len(names) > 1 or (names and arguments.family):
-        raise PatchError(
-            f"expected [FRAMEWORK] PATH, found {' '.join(arguments.places)}; --as NAME takes the framework's place"
-        )
-    path = native(Path(place))
-    name = arguments.family or (names[0] if names else "")
-    if name:
-        framework = _framework(name)
-        found = [(framework, script) for script in find_scripts(framework, path, list(FRAMEWORKS.values()))]
-    else:
-        found = _recognized(path)
-    return [PatchJob(framework, script, _read(script), _fixes(framework, arguments.fix)) for framework, script in found]
-
-
-def _recognized(path: Path) -> list[tuple[Framework, Path]]:
-    """The framework of a script, or of all that a checkout has, by what they do."""
-    if not path.exists():
-        raise PatchError(f"{path}: no such file or folder")
-    if path.is_dir():
-        fitting = [
-            framework
-            for framework in FRAMEWORKS.values()
-            if all((path / script).is_file() for script in framework.scripts)
-        ]
-        if len(fitting) != 1:
-            names = " or ".join(framework.name for framework in fitting) or "no known framework"
-            raise PatchError(f"{path}: looks like {names}; give FRAMEWORK PATH, or the path of one script")
-        return [(fitting[0], script) for script in find_scripts(fitting[0], path, [])]
-    source = _read(path)
-    return [(best_family(path.name, source, path.parent), path)]
-
-
-def best_family(name: str, source: str, folder: Path) -> Framework:
-    """The family that lacks the least in a script."""
-
-    def lacks(family: Framework) -> tuple[int, int]:
-        assert isinstance(family, Family)
-        plan = family.plan(name, source, (), folder)
-        foreign = any(missing.name in ("network", "layers") for missing in plan.needed)
-        return len(plan.needed) + 2 * foreign, -len(plan.findings.roles)
-
-    return min(FRAMEWORKS.values(), key=lacks)
-
-
 def _check(console: Console, jobs: Sequence[PatchJob]) -> int:
     """Print what is known of scripts. Status 1 if one lacks something that the head needs."""
     status = 0
     for job in jobs:
         plan = job.plan()
-        if plan is None:
-            job.patched()
-            console.print(f"{job.script}: can be patched")
-            continue
         plan.findings.roles.sort(key=lambda role: role.line)
         for line in plan.lines(str(job.script)):
             console.print(Text(line))
@@ -177,15 +103,14 @@ def inserted_lines(source: str, patched: str) -> list[str]:
 
 
 def _print_left_out(console: Console, job: PatchJob) -> None:
-    plan = job.plan()
-    for missing in plan.findings.missing if plan is not None else ():
+    for missing in job.plan().findings.missing:
         console.print(Text(f"left out: {missing.name}: {missing.reason}; by hand: {missing.by_hand}"))
 
 
 def _guide(console: Console, path: Path) -> int:
     """Print what an own script has, and the lines to add. Status 1 if an input is missing."""
-    made = guide(_read(path))
-    for line in guide_lines(str(path), _read(path), made):
+    made = guide(read(path))
+    for line in guide_lines(str(path), read(path), made):
         console.print(Text(line, style=STYLES.get(line[:1], "")))
     return 0 if made.plan.complete else 1
 
@@ -202,7 +127,7 @@ def run_command(argv: Sequence[str]) -> int:
         return 0
     own, script_arguments = split_arguments(argv)
     arguments = parser.parse_args(own)
-    found = _jobs(arguments)[0]
+    found = jobs_of(arguments)[0]
     _check_processes(arguments.nproc_per_node, found.framework)
     script = found.script.absolute()
     folder = script.parent if found.framework.runs_in_checkout else Path.cwd()
@@ -238,46 +163,14 @@ def list_command(argv: Sequence[str]) -> int:
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"brpg {command}", description=description, allow_abbrev=False)
     parser.usage = f"brpg {command} [options] [FRAMEWORK] PATH"
-    what = f"FRAMEWORK ({', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours; found out if left out) and PATH, a checkout or a script"
+    known = f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours; found out if left out"
+    what = f"FRAMEWORK ({known}) and PATH, a checkout or a script"
     parser.add_argument("places", nargs="+", metavar="PATH", help=what)
     parser.add_argument("--as", dest="family", metavar="FRAMEWORK", help="take the script for one of this framework")
     parser.add_argument(
         "--fix", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
     )
     return parser
-
-
-def _framework(name: str) -> Framework:
-    """A framework by name, or ``FRAMEWORK`` of a Python file: an adapter of the user's own."""
-    if name in FRAMEWORKS:
-        return FRAMEWORKS[name]
-    if not name.endswith(".py"):
-        raise PatchError(f"unknown framework {name!r}; known are {', '.join(FRAMEWORKS)}, or FILE.py with an adapter")
-    if not Path(name).is_file():
-        raise PatchError(f"{name}: no such file")
-    try:
-        framework = runpy.run_path(name).get("FRAMEWORK")
-    except (Exception, SystemExit) as error:
-        raise PatchError(f"{name}: {type(error).__name__}: {error}") from None
-    if not isinstance(framework, Framework):
-        raise PatchError(f"{name}: expected FRAMEWORK = Framework(...), found {type(framework).__name__}")
-    return framework
-
-
-def _fixes(framework: Framework, names: Sequence[str]) -> list[str]:
-    for name in names:
-        if name not in framework.fixes:
-            known = ", ".join(framework.fixes)
-            raise PatchError(f"unknown bug {name!r} of {framework.name}; --fix knows {known}")
-    return list(names)
-
-
-def _read(script: Path) -> str:
-    try:
-        with script.open(encoding="utf-8", newline="") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PatchError(f"{script}: cannot be read: {error}") from None
 
 
 def _write(files: dict[Path, str]) -> None:

@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .editing.engine import PatchError
+from .editing.edit import PatchError
 from .editing.tidy import tidy
 from .patching.edits import edits_of
 from .patching.found import Found, examine
@@ -46,6 +46,7 @@ ENDING = """    $ignored
 """
 
 FEATURE_WORDS = ("decoder", "decode_head", "fuse", "aspp", "neck", "up4", "features")
+CLASSES = ("num_classes", "n_classes", "nclass", "classes")
 LOGIT_WORDS = ("classifier", "cls_seg", "cls", "seg_head", "out_conv", "final", "head", "pred", "out")
 
 
@@ -176,17 +177,16 @@ def _layers(found: Found, words: Sequence[str]) -> str:
 
 def _classes(found: Found) -> str:
     """The number of classes, by words that people call it."""
-    env = found.around.env
-    for name in ("num_classes", "n_classes", "nclass", "classes"):
-        if name in env:
-            return name
+    bound = [name for name in CLASSES if name in found.around.env]
+    if bound:
+        return bound[0]
     cfg = found.surroundings.names.get("cfg", "")
     for node in ast.walk(found.tree):
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and ast.unparse(node.value) == cfg:
-            if node.slice.value in ("num_classes", "n_classes", "nclass", "classes"):
-                return ast.unparse(node)
+        key = node.slice.value if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) else None
+        if isinstance(node, ast.Subscript) and key in CLASSES and ast.unparse(node.value) == cfg:
+            return ast.unparse(node)
     args = found.surroundings.names.get("args", "")
-    known = options(found.around) & {"num_classes", "n_classes", "nclass"}
+    known = options(found.around) & {*CLASSES}
     return f"{args}.{min(known)}" if args and known else ""
 
 

@@ -4,148 +4,16 @@ from __future__ import annotations
 
 import ast
 import builtins
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile, pairwise
+from itertools import pairwise
 from typing import Any
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from . import patterns
-
-
-class PatchError(Exception):
-    """A source that the edits do not fit; the message says what was looked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edit(ABC):
-    """One change, at the one place whose code means the same as ``anchor``.
-
-    Attributes:
-        anchor: Pattern of a statement or expression, see :mod:`brpg_lib.adapters.editing.patterns`.
-        within: Function that holds the place; empty for anywhere.
-        followed_by: Pattern of the statement right after the anchor's, if that matters.
-        optional: A fix of an upstream bug: done at every place that needs it, fine if there is none.
-        at: Line and column of the one place, where it is known; ``anchor`` then only has to say what is there.
-    """
-
-    anchor: str
-    within: str = ""
-    followed_by: str = ""
-    optional: bool = False
-    at: tuple[int, int] | None = None
-
-    @property
-    def pattern(self) -> ast.AST:
-        """What to look for: a statement, or an expression if the anchor is one."""
-        (statement,) = ast.parse(self.anchor).body
-        return statement.value if isinstance(statement, ast.Expr) else statement
-
-    @property
-    def uses(self) -> str:
-        """Code whose names the script must define before it."""
-        return ""
-
-    @abstractmethod
-    def apply(self, node: Any) -> Any:
-        """What stands in the place of the anchor's node, as a libcst transformer returns it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Require(Edit):
-    """Change nothing: the anchor only has to be there, once."""
-
-    def apply(self, node: Any) -> Any:
-        """See :class:`Edit`."""
-        return node
-
-
-@dataclass(frozen=True, kw_only=True)
-class Before(Edit):
-    """Insert statements before the anchor's statement; ``code`` that opens with a blank line keeps it."""
-
-    code: str
-
-    @property
-    def pattern(self) -> ast.AST:
-        """See :class:`Edit`."""
-        (statement,) = ast.parse(self.anchor).body
-        return statement
-
-    @property
-    def uses(self) -> str:
-        """See :class:`Edit`."""
-        return self.code
-
-    def apply(self, node: Any) -> Any:
-        """See :class:`Edit`."""
-        first, *rest = _statements(self.code)
-        if not first.leading_lines:  # blank lines above the anchor stay above both; its comments stay with it
-            above = list(node.leading_lines)
-            comments = list(dropwhile(lambda line: line.comment is None, above))
-            first = first.with_changes(leading_lines=above[: len(above) - len(comments)])
-            node = node.with_changes(leading_lines=comments)
-        return cst.FlattenSentinel([first, *rest, node])
-
-
-@dataclass(frozen=True, kw_only=True)
-class After(Before):
-    """Insert statements after the anchor's statement."""
-
-    def apply(self, node: Any) -> Any:
-        """See :class:`Edit`."""
-        return cst.FlattenSentinel([node, *_statements(self.code)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replace(Edit):
-    """Put ``code`` in the place of the anchor: statements for a statement, an expression for an expression."""
-
-    code: str
-
-    @property
-    def uses(self) -> str:
-        """See :class:`Edit`."""
-        return self.code
-
-    def apply(self, node: Any) -> Any:
-        """See :class:`Edit`."""
-        if isinstance(node, cst.BaseExpression):
-            return cst.parse_expression(self.code)
-        first, *rest = _statements(self.code)
-        return cst.FlattenSentinel([first.with_changes(leading_lines=node.leading_lines), *rest])
-
-
-@dataclass(frozen=True, kw_only=True)
-class AddArgument(Edit):
-    """Add an argument to the anchor's call, or a parameter to its function.
-
-    Attributes:
-        code: The argument, with its keyword if it has one.
-        position: Index to insert it at; ``None`` for the end.
-    """
-
-    code: str
-    position: int | None = None
-
-    def apply(self, node: Any) -> Any:
-        """See :class:`Edit`."""
-        if isinstance(node, cst.FunctionDef):
-            defaults = any(parameter.default is not None for parameter in node.params.params)
-            if defaults and "=" not in self.code:
-                raise PatchError(f"{node.name.value}() has parameters with defaults; {self.code} cannot follow them")
-            made = cst.ensure_type(cst.parse_statement(f"def f({self.code}): pass"), cst.FunctionDef)
-            parameters = _with_item(node.params.params, made.params.params[0], self.position)
-            return node.with_changes(params=node.params.with_changes(params=parameters))
-        by_name = self.position is None and bool(node.args) and _keyword(node.args[-1]) is not None
-        code = f"{self.code}={self.code}" if by_name and self.code.isidentifier() else self.code
-        added = cst.ensure_type(cst.parse_expression(f"f({code})"), cst.Call).args[0]
-        if added.keyword is not None and any(_keyword(argument) == added.keyword.value for argument in node.args):
-            return node
-        return node.with_changes(args=_with_item(node.args, added, self.position))
+from .edit import Edit, PatchError, Require
 
 
 def patch(source: str, edits: Sequence[Edit]) -> str:
@@ -172,11 +40,27 @@ def patch(source: str, edits: Sequence[Edit]) -> str:
     return changed.code
 
 
+def lines_of(source: str, edits: Sequence[Edit]) -> list[list[int]]:
+    """First lines of the places that the anchor of each edit fits.
+
+    Raises:
+        PatchError: The source is not valid Python.
+    """
+    try:
+        module = cst.parse_module(source)
+    except cst.ParserSyntaxError as error:
+        raise PatchError(f"not valid Python: line {error.raw_line}") from None
+    finder = _Finder(module, edits)
+    module.visit(finder)
+    return [[place.first_line for place in places] for places in finder.found]
+
+
 @dataclass(frozen=True)
 class _Place:
     """A node that means the same as an anchor, its lines, and the functions that hold it."""
 
     node: cst.CSTNode
+    first_line: int
     last_line: int
     functions: tuple[str, ...]
 
@@ -215,7 +99,9 @@ class _Finder(cst.CSTVisitor):
         edit, (pattern, following) = self._edits[index], self._patterns[index]
         inside = not edit.within or edit.within in self._functions
         if inside and patterns.matches(pattern, meaning) and self._is_followed(node, following):
-            self.found[index].append(_Place(node, self._lines[node].end.line, tuple(self._functions)))
+            self.found[index].append(
+                _Place(node, self._lines[node].start.line, self._lines[node].end.line, tuple(self._functions))
+            )
 
     def _is_followed(self, node: cst.CSTNode, pattern: ast.stmt | None) -> bool:
         if pattern is None:
@@ -241,14 +127,19 @@ def _changing(edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> Itera
             yield edit, places
 
 
+def misplaced(edit: Edit, number: int) -> str:
+    """What is wrong with an edit whose anchor fits so many places."""
+    count = f"{number} places" if number else "nothing"
+    where = f"{edit.within}()" if edit.within else "the script"
+    after = f" followed by `{edit.followed_by}`" if edit.followed_by else ""
+    return f"{count} in {where} like `{edit.anchor}`{after}"
+
+
 def _misplaced(edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> Iterator[str]:
     """Anchors that fit no place or several, and places that two edits want."""
     for edit, places in zip(edits, found, strict=True):
         if len(places) != 1 and not edit.optional:
-            count = f"{len(places)} places" if places else "nothing"
-            where = f"{edit.within}()" if edit.within else "the script"
-            after = f" followed by `{edit.followed_by}`" if edit.followed_by else ""
-            yield f"{count} in {where} like `{edit.anchor}`{after}"
+            yield misplaced(edit, len(places))
     taken: set[int] = set()
     for edit, places in _changing(edits, found):
         nodes = {id(place.node) for place in places}
@@ -269,38 +160,6 @@ def _meaning(module: cst.Module, node: cst.CSTNode) -> ast.AST | None:
     if isinstance(node, cst.Call | cst.BinaryOperation | cst.Comparison | cst.Subscript):
         return ast.parse(f"(\n{module.code_for_node(node)}\n)", mode="eval").body
     return None
-
-
-def _statements(code: str) -> list[Any]:
-    """Statements of a snippet; comments and blank lines above the first one belong to it."""
-    module = cst.parse_module(code).visit(_BlankLines())
-    assert isinstance(module, cst.Module)
-    first: Any = module.body[0]
-    return [first.with_changes(leading_lines=[*module.header, *first.leading_lines]), *module.body[1:]]
-
-
-class _BlankLines(cst.CSTTransformer):
-    """Blank lines stay blank where the snippet is indented."""
-
-    def leave_EmptyLine(self, original_node: cst.EmptyLine, updated_node: cst.EmptyLine) -> cst.EmptyLine:  # noqa: N802
-        return updated_node.with_changes(indent=updated_node.comment is not None)
-
-
-def _keyword(argument: cst.Arg) -> str | None:
-    return argument.keyword.value if argument.keyword is not None else None
-
-
-def _with_item(items: Sequence[Any], item: Any, position: int | None) -> list[Any]:
-    """``items`` of a call or function with one more, separated like the others."""
-    if not items:
-        return [item]
-    if position is not None and position < len(items):
-        return [*items[:position], item.with_changes(comma=items[0].comma), *items[position:]]
-    *others, last = items
-    between = others[-1].comma if others else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
-    end = "whitespace_after_param" if isinstance(item, cst.Param) else "whitespace_after_arg"
-    item = item.with_changes(comma=last.comma, **{end: getattr(last, end)})
-    return [*others, last.with_changes(comma=between, **{end: cst.SimpleWhitespace("")}), item]
 
 
 def _undefined(source: str, edits: Sequence[Edit], found: Sequence[Sequence[_Place]]) -> Iterator[str]:

@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..editing.engine import Edit
-from ..editing.engine import Replace as ReplaceAt
+from ..editing.edit import Edit
+from ..editing.edit import Replace as ReplaceAt
 from ..patching.edits import at
 from ..patching.found import Found
 from ..patching.framework import Fix
@@ -48,8 +48,10 @@ def spread(found: Found) -> dict[str, str]:
 def record(found: Found) -> str:
     """Writes a validation's mIoU and the IoU of each class, which have numbers for names."""
     names = found.surroundings.names
-    classes = f", {{f'class {{index}}': 100 * iou for index, iou in enumerate({names['others']})}}"
-    return record_call(found, names["score"] + (classes if "others" in names else ""))
+    if "others" not in names:
+        return record_call(found, names["score"])
+    classes = f"{{f'class {{index}}': 100 * iou for index, iou in enumerate({names['others']})}}"
+    return record_call(found, f"{names['score']}, {classes}")
 
 
 def visible_devices(found: Found) -> Iterator[Edit]:

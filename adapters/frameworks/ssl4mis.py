@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..editing.engine import After, Before, Edit, Replace, Require
+from ..editing.edit import After, Before, Edit, Replace, Require
 from ..patching.framework import Framework
 
 IMPORTS = """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..analysis.values import Value, dotted
 from ..analysis.views import names_of, plain
-from ..editing.engine import Edit, Replace
+from ..editing.edit import Edit, Replace
 from ..patching.edits import after, at, old_iterators, replaced
 from ..patching.family import Family
 from ..patching.found import Found

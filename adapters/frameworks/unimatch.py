@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..analysis.values import dotted
-from ..editing.engine import Edit
+from ..editing.edit import Edit
 from ..patching.edits import replaced
 from ..patching.family import Family
 from ..patching.found import Found
@@ -78,7 +78,7 @@ def record(found: Found) -> str:
     """Writes a validation's mIoU, and the IoU of each class where the script has it."""
     names = found.surroundings.names
     scores = names["score"]
-    if "others" in names and "CLASSES" in found.flow.places[-1].env:
+    if "others" in names and "CLASSES" in found.around.env:
         scores += f", dict(zip(CLASSES[{names['cfg']}['dataset']], {names['others']}))"
     return record_call(found, scores)
 
@@ -97,9 +97,13 @@ def record_call(found: Found, scores: str) -> str:
 def short_epochs(found: Found) -> Iterator[Edit]:
     """Scripts that log every eighth of an epoch divide by zero in shorter ones."""
     for node in ast.walk(found.tree):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv) and isinstance(node.left, ast.Call):
-            if dotted(node.left.func) == "len" and isinstance(node.right, ast.Constant):
-                yield replaced(node, f"max(1, {ast.unparse(node)})")
+        period = node.right if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) else None
+        if isinstance(period, ast.BinOp) and isinstance(period.op, ast.FloorDiv) and _is_length(period.left):
+            yield replaced(period, f"max(1, {ast.unparse(period)})")
+
+
+def _is_length(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and dotted(node.func) == "len"
 
 
 SHORT_EPOCHS = Fix(summary="ZeroDivisionError in epochs of fewer than 8 iterations", edits=short_epochs)

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 
 from ..analysis.values import dotted
-from ..editing.engine import AddArgument, After, Before, Edit, Replace
+from ..editing.edit import AddArgument, After, Before, Edit, Replace
 from ..roles.around import Insertion, Surroundings
 from .found import Found
 

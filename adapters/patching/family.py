@@ -7,17 +7,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ..analysis.views import names_of
-from ..editing.engine import Edit, PatchError
-from ..editing.tidy import tidy
+from ..editing.edit import Edit, PatchError
+from ..editing.tidy import MARK, tidy
 from ..roles.around import Insertion
 from ..roles.findings import Findings, Lacking, Missing, line_of
 from ..roles.sight import text
 from .edits import edits_of
 from .found import Found, examine
-from .framework import PATCHED, Framework
+from .framework import Framework
 from .lines import NONE, Lines, filled, general_step, quoted, signature, step_slots
 from .plan import Plan
 from .teacher import teacher_edits
@@ -66,31 +65,25 @@ class Family(Framework):
     slots: Callable[[Found], dict[str, str]] = _no_slots
     extras: Extras = _nothing
     marker: str = ""
-    by_content: ClassVar[bool] = True
 
-    def patch(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> str:
-        """See :meth:`Framework.patch`; ``script`` may have any name."""
-        plan = self.plan(script, source, fixes, folder)
+    @property
+    def any_name(self) -> bool:
+        """See :class:`Framework`."""
+        return True
+
+    def knows(self, script: str, source: str) -> bool:
+        """Whether a script imports the family's network, and what this family alone has."""
         try:
-            return plan.apply() if not source.startswith("\ufeff") else "\ufeff" + plan.apply()
-        except PatchError as error:
-            known = f"known to work: {self.repository} at {', '.join(self.commits)}"
-            raise PatchError(f"{script}: found {error}; {known}; brpg patch --check tells all of it") from None
+            tree = ast.parse(source.removeprefix(MARK))
+        except (SyntaxError, ValueError):
+            return False
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        return {self.network, *filter(None, [self.marker])} <= modules
 
     def plan(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> Plan:
-        """How a script would be patched.
-
-        Args:
-            script: Its name.
-            source: Its source.
-            fixes: Names of upstream bugs to repair too.
-            folder: Where the script lies, to look into its network; ``None`` if nowhere.
-
-        Raises:
-            PatchError: It is patched already, or no Python.
-        """
-        if PATCHED.search(source):
-            raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
+        """See :meth:`Framework.plan`; ``script`` may have any name."""
+        self.refuse_patched(script, source)
         source = _python(script, source)
         plan = Plan(self.name, "", source, Findings())
         try:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from ..editing.engine import Edit, PatchError, patch
+from ..editing.edit import AddArgument, After, Before, Edit, PatchError, Replace, Require
+from ..editing.engine import lines_of, misplaced
+from ..editing.tidy import MARK
+from ..roles.findings import Findings, Missing
+from .plan import PLACE, Plan
 
+KINDS: Mapping[type[Edit], str] = {
+    Require: "relies on",
+    Before: "lines before",
+    After: "lines after",
+    Replace: "replaces",
+    AddArgument: "argument of",
+}
 PATCHED = re.compile(r"^\s*(import|from) brpg_lib\b", re.MULTILINE)
 
 
@@ -51,7 +63,6 @@ class Framework:
         ranks: Whether the scripts know of more than one process.
         resumes: Whether the scripts load checkpoints to go on from.
         fixes: Upstream bugs that are left alone unless asked for, by name.
-        by_content: Whether scripts are known by what they do, under any file name.
     """
 
     name: str
@@ -65,52 +76,87 @@ class Framework:
     ranks: bool = True
     resumes: bool = True
     fixes: Mapping[str, Fix] = field(default_factory=dict)
-    by_content: ClassVar[bool] = False
+
+    @property
+    def any_name(self) -> bool:
+        """Whether scripts are known under any file name."""
+        return False
+
+    def knows(self, script: str, source: str) -> bool:
+        """Whether a script is one of this framework's."""
+        if script not in self.scripts:
+            return False
+        try:
+            return self.plan(script, source).complete
+        except PatchError:
+            return False
 
     def patch(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> str:
-        """The source of ``script`` with the head in it.
-
-        Args:
-            script: File name of one of the framework's scripts.
-            source: Its source.
-            fixes: Names of upstream bugs to repair too.
-            folder: Where the script lies.
+        """The source of a script with the head in it; the arguments are those of :meth:`plan`.
 
         Raises:
-            PatchError: The source is patched already, or an edit does not fit it.
+            PatchError: The source is patched already, it lacks something, or an edit does not fit it.
         """
-        if PATCHED.search(source):
-            raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
+        plan = self.plan(script, source, fixes, folder)
+        mark = MARK if source.startswith(MARK) else ""
+        try:
+            return mark + plan.apply()
+        except PatchError as error:
+            known = f"known to work: {self.repository} at {', '.join(self.commits)}"
+            raise PatchError(f"{script}: found {error}; {known}; brpg patch --check tells all of it") from None
+
+    def plan(self, script: str, source: str, fixes: Sequence[str] = (), folder: Path | None = None) -> Plan:
+        """How a script would be patched.
+
+        Args:
+            script: Its file name.
+            source: Its source.
+            fixes: Names of upstream bugs to repair too.
+            folder: Where the script lies, to look into its network; ``None`` if nowhere.
+
+        Raises:
+            PatchError: It is patched already, or no Python.
+        """
+        self.refuse_patched(script, source)
         edits = list(self.scripts[script])
         for name in fixes:
             edits += self.fixes[name].edits_for(script)
+        source = source.removeprefix(MARK)
         try:
-            return patch(source, edits)
+            lines = lines_of(source, edits)
         except PatchError as error:
-            known = ", ".join(self.commits)
-            raise PatchError(f"{script}: found {error}; known to work: {self.repository} at {known}") from None
+            raise PatchError(f"{script}: {error}") from None
+        findings = Findings()
+        for edit, found in zip(edits, lines, strict=True):
+            if len(found) == 1 or edit.optional:
+                if found:
+                    findings.add(KINDS[type(edit)], _first_line(edit.anchor), found[0])
+                continue
+            near = [(line, text) for line in found for text in [source.splitlines()[line - 1].strip()]]
+            missing = Missing(PLACE, misplaced(edit, len(found)), near or _alike(edit, source), _first_line(edit.uses))
+            findings.missing.append(missing)
+        return Plan(self.name, script, source, findings, edits)
+
+    @staticmethod
+    def refuse_patched(script: str, source: str) -> None:
+        """Raise :class:`PatchError` for a source that is patched already."""
+        if PATCHED.search(source):
+            raise PatchError(f"{script}: it imports brpg_lib already; patch the original instead")
 
 
-def find_scripts(framework: Framework, path: Path, others: Sequence[Framework]) -> list[Path]:
-    """The scripts to patch: one, if ``path`` is a file, or all that a checkout has.
+def _first_line(code: str) -> str:
+    return code.strip().splitlines()[0] if code.strip() else ""
 
-    Raises:
-        PatchError: There is none.
-    """
-    names = " or ".join(framework.scripts)
-    if not path.exists():
-        raise PatchError(f"{path}: no such file or folder")
-    if path.is_file():
-        if path.name not in framework.scripts and not framework.by_content:
-            raise PatchError(f"{path.name}: expected {names} of {framework.repository}")
-        return [path]
+
+def _alike(edit: Edit, source: str) -> list[tuple[int, str]]:
+    """Lines most like an anchor's first one."""
+    lines = [line.strip() for line in source.splitlines()]
+    near = difflib.get_close_matches(_first_line(edit.anchor), lines, n=3, cutoff=0.6)
+    return [(lines.index(line) + 1, line) for line in near]
+
+
+def scripts_in(framework: Framework, path: Path) -> list[Path]:
+    """The scripts that a checkout has of a framework, in its folder or in that of the framework."""
     home = path / framework.home
     path = home if any((home / script).is_file() for script in framework.scripts) else path
-    found = [path / script for script in framework.scripts if (path / script).is_file()]
-    if len(found) == len(framework.scripts):
-        return found
-    fitting = [other.name for other in others if all((path / script).is_file() for script in other.scripts)]
-    hint = f"; it looks like {' or '.join(fitting)}" if fitting else f"; expected a checkout of {framework.repository}"
-    if not found or fitting:
-        raise PatchError(f"{path}: has no {names}{hint}")
-    return found
+    return [path / script for script in framework.scripts if (path / script).is_file()]

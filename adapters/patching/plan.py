@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..editing.engine import Edit, PatchError, patch
+from ..editing.edit import Edit, PatchError
+from ..editing.engine import patch
 from ..roles.findings import Findings, Missing, Role
+
+PLACE = "place"
+"""Name of what is missing where an adapter declares places instead of roles."""
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Plan:
             PatchError: Something is missing, or an edit does not fit.
         """
         if not self.complete:
-            raise PatchError("; ".join(f"no {missing.name}: {missing.reason}" for missing in self.needed))
+            raise PatchError("; ".join(_needed(missing) for missing in self.needed))
         return patch(self.source, self.edits)
 
     def lines(self, name: str) -> Iterator[str]:
@@ -59,6 +63,10 @@ class Plan:
         yield from _table([_found(role, name) for role in self.findings.roles])
         for missing in self.findings.missing:
             yield from _missing(missing, name)
+
+
+def _needed(missing: Missing) -> str:
+    return missing.reason if missing.name == PLACE else f"no {missing.name}: {missing.reason}"
 
 
 def _found(role: Role, name: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from ..analysis.values import dotted
-from ..editing.engine import Edit
+from ..editing.edit import Edit
 from ..roles.findings import Lacking, Missing
 from .edits import after, replaced
 from .found import Found

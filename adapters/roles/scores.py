@@ -66,10 +66,10 @@ def _best(around: Around) -> tuple[str, list[str], ast.stmt] | None:
     if not numbers:
         return None
     score, statement = numbers[-1]
-    env = around.flow.places[-1].env
+    env = _epoch_places(around)[-1].env
     base = env[score].args[0] if score in env and env[score].op == "part" else None
     others = [name for name, held in env.items() if name != score and held.op == "part" and held.args[0] is base]
-    return score, others, next((last for name, last in reversed(made) if name in others), statement)
+    return score, others, next((last for name, last in reversed(made) if name in (score, *others)), statement)
 
 
 def _is_compared(around: Around, name: str) -> bool:

@@ -85,7 +85,8 @@ def renamed(tree: ast.Module, draw: random.Random) -> None:
             node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
         bound |= {arg.arg for arg in ast.walk(function) if isinstance(arg, ast.arg)}
-        names = sorted(bound - kept)
+        inner = {node.name for node in ast.walk(function) if isinstance(node, ast.FunctionDef)}
+        names = sorted(bound - kept - inner)
         chosen = draw.sample(names, draw.randint(len(names) // 3, len(names)))
         taken, new = bound | kept, {}
         for name in chosen:

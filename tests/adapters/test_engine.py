@@ -6,7 +6,8 @@ import ast
 
 import pytest
 
-from brpg_lib.adapters.editing.engine import AddArgument, After, Before, Edit, PatchError, Replace, Require, patch
+from brpg_lib.adapters.editing.edit import AddArgument, After, Before, Edit, PatchError, Replace, Require
+from brpg_lib.adapters.editing.engine import patch
 from brpg_lib.adapters.editing.patterns import matches
 
 SOURCE = '''"""A script."""
