@@ -156,6 +156,7 @@ SSL4MIS = Framework(
     commits=("06df604",),
     home="code",
     ranks=False,
+    resumes=False,
     scripts=SCRIPTS,
     start=dict.fromkeys(SCRIPTS, "--exp ACDC/BRPG --labeled_num 7 --brpg brpg.yaml"),
 )
