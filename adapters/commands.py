@@ -19,7 +19,6 @@ from .editing.edit import PatchError
 from .guide import guide, guide_lines
 from .jobs import PatchJob, jobs_of, read
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
-from .patching.framework import Framework
 from .registry import FRAMEWORKS
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -69,7 +68,7 @@ def patch_command(argv: Sequence[str]) -> int:
     for job, target, result in zip(jobs, targets, patched, strict=True):
         _print_diff(console, job.source, result, (job.script.name, target.name), context=3 if arguments.diff else 0)
         if not arguments.diff:
-            console.print(f"\n{target} written. Start it with\n  {_start_line(job.framework, job.script, target)}\n")
+            console.print(f"\n{target} written. Start it with\n  {_start_line(job, target)}\n")
             _print_left_out(console, job)
     return 0
 
@@ -93,12 +92,15 @@ def _check(console: Console, jobs: Sequence[PatchJob]) -> int:
 
 
 def inserted_lines(source: str, patched: str) -> list[str]:
-    """What a patch adds: each line, with the line of the original that it stands after."""
-    found, after = [], 0
-    for line in difflib.ndiff(source.splitlines(), patched.splitlines()):
-        if line.startswith("+ ") and line[2:].strip():
-            found.append(f"after {after}: {line[2:]}")
-        after += line[:2] in ("  ", "- ")
+    """What a patch adds and changes: each line, with the line of the original that it follows or replaces."""
+    old, new, found = source.splitlines(), patched.splitlines(), list[str]()
+    for kind, start, end, first, last in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "replace" and end - start == last - first:
+            found += [f"in the place of {start + number + 1}: {new[first + number]}" for number in range(end - start)]
+        elif kind in ("insert", "replace"):
+            found += [
+                f"after {start}: {line}" for line in new[first:last] if line.strip() and line not in old[start:end]
+            ]
     return found
 
 
@@ -128,7 +130,7 @@ def run_command(argv: Sequence[str]) -> int:
     own, script_arguments = split_arguments(argv)
     arguments = parser.parse_args(own)
     found = jobs_of(arguments)[0]
-    _check_processes(arguments.nproc_per_node, found.framework)
+    _check_processes(arguments.nproc_per_node, found)
     script = found.script.absolute()
     folder = script.parent if found.framework.runs_in_checkout else Path.cwd()
     job = Job(str(script), found.patched(), script_arguments, str(folder))
@@ -138,14 +140,14 @@ def run_command(argv: Sequence[str]) -> int:
     return job.launch(arguments.nproc_per_node or 1)
 
 
-def _check_processes(number: int | None, framework: Framework) -> None:
+def _check_processes(number: int | None, job: PatchJob) -> None:
     started_by = launcher_of(os.environ)
     if number is not None and number < 1:
         raise PatchError(f"--nproc-per-node: expected at least 1, found {number}")
     if number is not None and started_by:
         raise PatchError(f"--nproc-per-node: expected none within {started_by}, which starts the processes itself")
-    if not framework.ranks and (started_by or (number or 1) > 1):
-        raise PatchError(f"--nproc-per-node: the scripts of {framework.name} know one process only")
+    if (started_by or (number or 1) > 1) and not job.plan().ranks:
+        raise PatchError(f"--nproc-per-node: {job.script.name} knows one process only")
 
 
 @one_line_errors
@@ -201,9 +203,9 @@ def _print_diff(console: Console, source: str, result: str, names: tuple[str, st
         console.print(Text(line, style=STYLES.get(line[:1], "")))
 
 
-def _start_line(framework: Framework, script: Path, target: Path) -> str:
+def _start_line(job: PatchJob, target: Path) -> str:
     """The command that starts a patched script; its arguments are an example."""
-    folder = script.parent / framework.folder
-    arguments = framework.start.get(script.name, "")
-    processes = max(1, torch.cuda.device_count()) if framework.ranks else 0
-    return start_line(script, target, folder, arguments, processes)
+    plan = job.plan()
+    arguments = job.framework.start.get(plan.kind, "")
+    processes = max(1, torch.cuda.device_count()) if plan.ranks else 0
+    return start_line(job.script, target, job.script.parent / job.framework.folder, arguments, processes)

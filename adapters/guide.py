@@ -27,7 +27,7 @@ from brpg_lib.adapters.plugin import Plugin
 
 PLUGIN = """
 brpg = Plugin($section, dataset='mine', num_classes=$classes, feature_dim=256,
-              epochs=$epochs, iters_per_epoch=$length).to($device)
+              epochs=$epochs, iters_per_epoch=$length)$move
 brpg.tap($model$teacher, features=$features, logits=$logits)
 brpg.add_projection($channels, $optimizer.param_groups[-1]$average)
 """
@@ -147,7 +147,7 @@ def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
     slots |= {
         "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "None",
         "model": found.around.main_name(student),
-        "device": f"next({found.around.main_name(student)}.parameters()).device",
+        "move": found.around.move(),
         "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
         "average": ", teacher=True" if listened and listened != student else "",
     }

@@ -32,7 +32,7 @@ brpg = Plugin(
     epochs=$epochs,
     iters_per_epoch=$length,
     ignore_index=$cfg["dataset"]["ignore_label"]$logger_line,
-).cuda()
+)$move
 """
 
 TEACHER = """

@@ -22,7 +22,7 @@ from brpg_lib.adapters.plugin import Plugin
 
 PLUGIN = """
 brpg = Plugin($cfg.get('brpg'), dataset=$cfg['dataset'], num_classes=$cfg['nclass'], feature_dim=256,
-              epochs=$epochs, iters_per_epoch=$length$logger).cuda()
+              epochs=$epochs, iters_per_epoch=$length$logger)$move
 brpg.tap($model$teacher, features='fuse', logits='classifier')
 brpg.add_projection($net.classifier.in_channels, $optimizer.param_groups[$group])
 """

@@ -45,7 +45,7 @@ V2_REMOTE_SENSING = replace(
 UNET_PLUGIN = """
 decoder = $net.decoder
 brpg = Plugin($cfg.get('brpg'), dataset=$cfg['dataset'], num_classes=$cfg['nclass'], feature_dim=64,
-              epochs=$epochs, iters_per_epoch=$length$logger).cuda()
+              epochs=$epochs, iters_per_epoch=$length$logger)$move
 brpg.tap($model$teacher, features='decoder.up4', logits='decoder.out_conv', stride=2)
 brpg.add_projection(decoder.out_conv.in_channels, $optimizer.param_groups[$group])
 """

@@ -13,7 +13,7 @@ channels = $net.head.scratch.output_conv[0].in_channels
 brpg = Plugin(
     $cfg.get('brpg'), dataset=$cfg['dataset'], num_classes=$cfg['nclass'], feature_dim=channels,
     epochs=$epochs, iters_per_epoch=$length$logger
-).cuda()
+)$move
 brpg.tap($model$teacher, features='head.scratch.refinenet1', logits='head.scratch.output_conv', stride=2)
 brpg.add_projection(channels, $optimizer.param_groups[$group]$average)
 """

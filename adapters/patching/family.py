@@ -89,6 +89,7 @@ class Family(Framework):
         try:
             found = examine(source, plan.findings, taps=self.outputs is None)
             self._recognize(found, folder)
+            plan.ranks = found.around.is_parallel
             plan.kind, step = self._step(found)
             plan.edits = self._edits(found, step)
             plan.edits += [edit for name in fixes for edit in self.fixes[name].edits_for(script, found)]
@@ -199,6 +200,7 @@ class Family(Framework):
         slots = {name: names[name] for name in ("cfg", "epochs", "length", "net", "optimizer")}
         slots |= {
             "model": model,
+            "move": found.around.move(),
             "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
             "average": ", teacher=True" if listened and listened != student else "",
             "group": "0" if found.around.groups() == 1 else "1",

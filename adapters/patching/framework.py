@@ -135,7 +135,7 @@ class Framework:
             near = [(line, text) for line in found for text in [source.splitlines()[line - 1].strip()]]
             missing = Missing(PLACE, misplaced(edit, len(found)), near or _alike(edit, source), _first_line(edit.uses))
             findings.missing.append(missing)
-        return Plan(self.name, script, source, findings, edits)
+        return Plan(self.name, script, source, findings, edits, self.ranks)
 
     @staticmethod
     def refuse_patched(script: str, source: str) -> None:

@@ -23,6 +23,7 @@ class Plan:
         source: The source that the edits are for.
         findings: Roles found, and what is missing.
         edits: What the script would get.
+        ranks: Whether the script knows of more than one process.
     """
 
     family: str
@@ -30,6 +31,7 @@ class Plan:
     source: str
     findings: Findings
     edits: list[Edit] = field(default_factory=list)
+    ranks: bool = True
 
     @property
     def complete(self) -> bool:

@@ -146,6 +146,11 @@ class Around:
         """How many groups the optimizer evidently has."""
         return _groups(self.env[self.main_name(self.descent.optimizer)])
 
+    @property
+    def is_parallel(self) -> bool:
+        """Whether the network is wrapped for several processes."""
+        return any(_is_parallel(str(inner.detail)) for inner in _wraps(self.env.get(self.main_name(self.student))))
+
     def bare_network(self) -> str:
         """The bare network, whether or not it is wrapped for several processes."""
         name = self.main_name(self.student)
@@ -155,11 +160,23 @@ class Around:
             return self.findings.add(
                 "network", f"getattr({name}, 'module', {name})", line_of(self.env[name]), note=note
             )
-        if any(_is_parallel(str(inner.detail)) for inner in wraps):
+        if self.is_parallel:
             return self.findings.add(
                 "network", f"{name}.module", line_of(self.env[name]), note="in DistributedDataParallel"
             )
         return self.findings.add("network", name, line_of(self.env.get(name)), note="not wrapped")
+
+    def move(self) -> str:
+        """How a module is moved to where the network is: ``.cuda()``, ``.to(device)``."""
+        for inner in _wraps(self.env.get(self.main_name(self.student))):
+            call = inner.node
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            if inner.op == "same" and inner.detail == "to" and call.args:
+                return f".to({ast.unparse(call.args[0])})"
+            if call.func.attr == "prepare":
+                return f".to({ast.unparse(call.func.value)}.device)"
+        return ".cuda()"
 
     def epoch_name(self) -> str:
         """What the loop over epochs counts."""
@@ -181,7 +198,7 @@ def _wraps(value: Value | None) -> Iterator[Value]:
     """The calls that made a network of a network, the outermost first."""
     while value is not None and value.op in ("call", "part", "either", "same", "tuple"):
         yield value
-        inner = [arg for arg in value.args if arg.op in ("call", "part", "either", "tuple")]
+        inner = [arg for arg in value.args if arg.op in ("call", "part", "either", "tuple", "same")]
         value = inner[0] if inner else None
 
 
