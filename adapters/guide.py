@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from .editing.edit import PatchError
 from .editing.tidy import tidy
-from .patching.edits import edits_of
+from .patching.edits import edits_of, of_object
 from .patching.found import Found, examine
 from .patching.framework import PATCHED
-from .patching.lines import NONE, filled, general_step, step_slots
+from .patching.lines import filled, general_step, step_slots
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
-from .roles.around import Insertion
 from .roles.findings import Findings, Lacking, Missing
 from .roles.settings import options
 
@@ -28,7 +27,7 @@ from brpg_lib.adapters.plugin import Plugin
 PLUGIN = """
 brpg = Plugin($section, dataset='mine', num_classes=$classes, feature_dim=256,
               epochs=$epochs, iters_per_epoch=$length)$move
-brpg.tap($model$teacher, features=$features, logits=$logits)
+brpg.tap($model$teacher, features=$decoder, logits=$classifier)
 brpg.add_projection($channels, $optimizer.param_groups[-1]$average)
 """
 
@@ -45,9 +44,18 @@ ENDING = """    $ignored
     )
 """
 
-FEATURE_WORDS = ("decoder", "decode_head", "fuse", "aspp", "neck", "up4", "features")
 CLASSES = ("num_classes", "n_classes", "nclass", "classes")
-LOGIT_WORDS = ("classifier", "cls_seg", "cls", "seg_head", "out_conv", "final", "head", "pred", "out")
+LAYERS = {
+    "decoder": (
+        ("decoder", "decode_head", "fuse", "aspp", "neck", "up4", "features"),
+        "name of the layer whose output is the decoder's features, one tensor",
+    ),
+    "classifier": (
+        ("classifier", "cls_seg", "cls", "seg_head", "out_conv", "final", "head", "pred", "out"),
+        "name of the convolution that makes logits of them",
+    ),
+}
+"""The layers that are listened to: words that people call them, and what to fill in for those that are not found."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,11 @@ class Guide:
     questions: Sequence[str]
 
 
-def guide(source: str, fixed: Sequence[tuple[str, str]] = ()) -> Guide:
+def guide(source: str) -> Guide:
     """The lines for a script, as far as its roles are found.
 
     Args:
         source: The script.
-        fixed: Answers to questions, by name.
 
     Raises:
         PatchError: It is no Python, or has the head already.
@@ -84,7 +91,7 @@ def guide(source: str, fixed: Sequence[tuple[str, str]] = ()) -> Guide:
     try:
         found = examine(source, plan.findings)
         step = filled(general_step(found, ENDING), step_slots(found))
-        plugin, questions = _plugin(found, dict(fixed))
+        plugin, questions = _plugin(found)
         if found.step.weak is None:
             plan.findings.lack(
                 "weak view",
@@ -92,10 +99,7 @@ def guide(source: str, fixed: Sequence[tuple[str, str]] = ()) -> Guide:
                 by_hand="with brpg.teacher_pass(): ...",
             )
         extras = list(teacher_edits(found))
-        found.surroundings.insertions = [
-            Insertion(one.statement, one.code, one.before) for one in found.surroundings.insertions
-        ]
-        plan.edits = [*edits_of(found, IMPORTS, plugin, _named(found, step), "'"), *extras]
+        plan.edits = of_object(found, [*edits_of(found, IMPORTS, plugin, _named(found, step), "'"), *extras])
     except Lacking as lacking:
         plan.findings.missing.insert(0, lacking.missing)
         plan.findings.missing += _also_missing(source, lacking.missing)
@@ -121,46 +125,28 @@ def _named(found: Found, step: str) -> str:
     return step if replaced is None else f"\n{found.step.descent.loss} = {ast.unparse(replaced)}{step}"
 
 
-def _plugin(found: Found, answers: dict[str, str]) -> tuple[str, list[str]]:
+def _plugin(found: Found) -> tuple[str, list[str]]:
     """The lines that make the plug-in, and what is left to fill in."""
     names, weak, student = found.surroundings.names, found.step.weak, found.step.student
     listened = weak.network if weak is not None and weak.source == "listened" else ""
-    features, logits = _layers(found, FEATURE_WORDS), _layers(found, LOGIT_WORDS)
-    classes = answers.get("classes") or _classes(found)
-    asked = {
-        "features": (
-            answers.get("features") or features,
-            "'DECODER'",
-            "name of the layer whose output is the decoder's features, of one tensor",
-        ),
-        "logits": (
-            answers.get("logits") or logits,
-            "'CLASSIFIER'",
-            "name of the layer whose output is the logits, of the same size",
-        ),
-        "classes": (classes, "NUM_CLASSES", "number of classes"),
-        "channels": (answers.get("channels", ""), "CHANNELS", "channels of the decoder's features"),
-    }
-    slots = {name: value or placeholder for name, (value, placeholder, _) in asked.items()}
-    questions = [f"{placeholder}: {what}" for value, placeholder, what in asked.values() if not value]
+    layers = {word: _layer(found, words) for word, (words, _) in LAYERS.items()}
+    slots = {word: layer or repr(word.upper()) for word, layer in layers.items()}
+    questions = [f"{word.upper()!r}: {LAYERS[word][1]}" for word, layer in layers.items() if not layer]
+    classifier = f"{names['net']}.get_submodule({slots['classifier']})"
     slots |= {name: names[name] for name in ("epochs", "length", "optimizer")}
     slots |= {
         "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "None",
+        "classes": _classes(found) or f"{classifier}.out_channels",
+        "channels": f"{classifier}.in_channels",
         "model": found.around.main_name(student),
         "move": found.around.move(),
         "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
         "average": ", teacher=True" if listened and listened != student else "",
     }
-    text = string.Template(PLUGIN).substitute(slots)
-    names_given = "\n".join(
-        f"{placeholder} = ...  # {what}"
-        for value, placeholder, what in asked.values()
-        if not value and placeholder.isidentifier()
-    )
-    return (f"\n{names_given}{text}" if names_given else text).replace(NONE, ""), questions
+    return string.Template(PLUGIN).substitute(slots), questions
 
 
-def _layers(found: Found, words: Sequence[str]) -> str:
+def _layer(found: Found, words: Sequence[str]) -> str:
     """A layer of the network whose class the script holds, by words that people call it."""
     attributes = [
         node.attr

@@ -6,7 +6,7 @@ import ast
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
-from .names import Names, tuple_of
+from .names import OWN, Names, tuple_of
 from .values import Value, dotted
 
 KEPT = {
@@ -110,8 +110,9 @@ class Expressions(Names):
 
     def _attribute_value(self, node: ast.Attribute) -> Value:
         name = dotted(node)
-        if name in self.env:
-            return self.env[name]
+        held = self.env.get(name) or (self.globals.get(name) if name.startswith(OWN) else None)
+        if held is not None:
+            return held
         base = self.value(node.value)
         if node.attr == "shape":
             return Value("shape", (base,), None, node)
@@ -148,7 +149,7 @@ class Expressions(Names):
         arguments = self._elements(node.args)
         keywords = {keyword.arg or "": self.value(keyword.value) for keyword in node.keywords}
         last = node.func.attr if isinstance(node.func, ast.Attribute) else name
-        if name in self.flow.networks or id(self.env.get(name)) in self.known:
+        if name in self.flow.networks or id(self.env.get(name, self.globals.get(name))) in self.known:
             return self._record(
                 Value(
                     "forward",
@@ -158,7 +159,8 @@ class Expressions(Names):
                 )
             )
         if name in self.functions and len(self.active) < DEPTH and name not in self.active:
-            return self.enter(self.functions[name], arguments, keywords)
+            own = [self._name("self")] if name.startswith(OWN) else []
+            return self.enter(self.functions[name], [*own, *arguments], keywords)
         method = isinstance(node.func, ast.Attribute) and not self._is_module(node.func.value)
         subject = self.value(node.func.value) if method and isinstance(node.func, ast.Attribute) else None
         operands = ([subject] if subject is not None else []) + arguments

@@ -13,6 +13,8 @@ from .values import Env, Flow, Place, Value, dotted
 PASSED_ON = {"tqdm", "iter", "cycle", "trange", "list", "prefetch", "track", "prepare"}
 
 
+OWN = "self."
+"""What names of an object's attributes and methods begin with: all of its methods share them."""
 NETWORK = {
     "train",
     "eval",
@@ -69,7 +71,8 @@ class Names(ABC):
             copied = value.op == "call" and str(value.detail).endswith("deepcopy") and id(value.args[0]) in self.known
             if dotted(target) in self.flow.networks or copied:
                 self.known.add(id(value))
-            (self.globals if dotted(target) in self.shared else self.env)[dotted(target)] = value
+            shared = dotted(target) in self.shared or dotted(target).startswith(OWN)
+            (self.globals if shared else self.env)[dotted(target)] = value
 
     def part(self, value: Value, index: Any, node: ast.AST, count: int = 0) -> Value:
         """One of several results."""

@@ -11,7 +11,8 @@ import ast
 from collections.abc import Sequence
 
 from .expressions import Expressions
-from .values import Flow, Place, Value, dotted
+from .names import OWN
+from .values import BACKWARD, Flow, Place, Value, dotted
 
 UNROLLED = 8
 """Longest tuple whose loop is followed once for each of its values."""
@@ -21,21 +22,21 @@ def follow(tree: ast.Module) -> Flow:
     """The flow through a script: from its top, then through functions and methods that nothing of it calls."""
     walker = _Walker(tree)
     walker.block(tree.body)
-    methods = [
-        node
-        for owner in tree.body
-        if isinstance(owner, ast.ClassDef)
-        for node in owner.body
-        if isinstance(node, ast.FunctionDef)
-    ]
+    if not _goes_backward(tree):
+        return walker.flow
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     waiting = [function for name, function in walker.functions.items() if name not in used]
-    for function in (*waiting, *walker.functions.values(), *methods):
-        if function not in walker.entered and any(
-            isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(tree)
-        ):
+    for function in (*waiting, *list(walker.functions.values())):
+        if function not in walker.entered:
             walker.enter(function, [], {})
+    for owner in tree.body:
+        if isinstance(owner, ast.ClassDef) and _goes_backward(owner):
+            walker.object(owner)
     return walker.flow
+
+
+def _goes_backward(tree: ast.AST) -> bool:
+    return any(isinstance(node, ast.Attribute) and node.attr in BACKWARD for node in ast.walk(tree))
 
 
 class _Walker(Expressions):
@@ -63,6 +64,16 @@ class _Walker(Expressions):
             if isinstance(child, ast.expr):
                 self.value(child)
         return isinstance(node, ast.Return | ast.Continue | ast.Break | ast.Raise)
+
+    def object(self, owner: ast.ClassDef) -> None:
+        """Follow how an object is made, then its methods that no other one calls."""
+        methods = {node.name: node for node in owner.body if isinstance(node, ast.FunctionDef)}
+        self.functions |= {OWN + name: method for name, method in methods.items()}
+        called = {dotted(node.func) for node in ast.walk(owner) if isinstance(node, ast.Call)}
+        first = [method for name, method in methods.items() if name == "__init__"]
+        for method in (*first, *(method for name, method in methods.items() if OWN + name not in called)):
+            if method not in self.entered:
+                self.enter(method, [], {})
 
     def _functiondef(self, node: ast.FunctionDef) -> None:
         self.functions[node.name] = node
@@ -157,6 +168,7 @@ class _Walker(Expressions):
         self.shared = set()
         self.block(function.body)
         returned = self.returned
+        self.flow.returned[id(function)] = returned
         self.env, self.function, self.around, self.here, self.returned, self.grad, self.shared = kept
         self.depth -= 1
         self.active.pop()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+BACKWARD = ("backward", "manual_backward")
 Env = dict[str, "Value"]
 
 
@@ -67,12 +68,14 @@ class Flow:
         calls: Calls that are not understood, and forward passes, in order, each with its place.
         compared: Values that are compared with a number, with that number.
         networks: Names that are used as networks are.
+        returned: What functions that were followed returned last, by their identity.
     """
 
     places: list[Place] = field(default_factory=list)
     compared: list[tuple[Value, Any]] = field(default_factory=list)
     calls: list[tuple[Value, Place]] = field(default_factory=list)
     networks: set[str] = field(default_factory=set)
+    returned: dict[int, list[Value]] = field(default_factory=dict)
 
     def forwards(self) -> list[tuple[Value, Place]]:
         """Forward passes in order."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 
 from ..analysis.values import dotted
 from ..editing.edit import AddArgument, After, Before, Edit, Replace
 from ..roles.around import Insertion, Surroundings
 from .found import Found
+
+BRPG = re.compile(r"(?<!['\"\w.])brpg\b(?!['\":])")
 
 
 def edits_of(found: Found, imports: str, plugin: str, step: str, quote: str) -> list[Edit]:
@@ -21,6 +25,18 @@ def edits_of(found: Found, imports: str, plugin: str, step: str, quote: str) -> 
         *_load_edit(found.surroundings),
         *_unheard(found),
         *_local_rank(found.tree, quote),
+    ]
+
+
+def of_object(found: Found, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits, with ``self.brpg`` where the step is an object's."""
+    if not found.around.own:
+        return list(edits)
+    return [
+        dataclasses.replace(edit, code=BRPG.sub("self.brpg", edit.code))
+        if isinstance(edit, Before | Replace) and not edit.code.lstrip().startswith(("from ", "import "))
+        else edit
+        for edit in edits
     ]
 
 
@@ -68,8 +84,7 @@ def _plugin_edits(found: Found, plugin: str) -> Iterator[Edit]:
         yield after(around.start_after, plugin)
     else:
         yield before(around.start.statement, plugin.lstrip("\n"))
-    if around.call is not None:
-        place, name = around.call
+    for place, name in around.calls if not found.around.own else ():
         function = next(
             node for node in ast.walk(found.tree) if isinstance(node, ast.FunctionDef) and node.name == name
         )

@@ -14,7 +14,7 @@ from ..editing.tidy import MARK, tidy
 from ..roles.around import Insertion
 from ..roles.findings import Findings, Lacking, Missing, line_of
 from ..roles.sight import text
-from .edits import edits_of
+from .edits import edits_of, of_object
 from .found import Found, examine
 from .framework import Framework
 from .lines import NONE, Lines, filled, general_step, quoted, signature, step_slots
@@ -159,7 +159,7 @@ class Family(Framework):
         found.surroundings.insertions = [self._quoted(insertion) for insertion in found.surroundings.insertions]
         if found.step.descent.replaced is not None:
             step = self._named_sum(found, step)
-        return [*edits_of(found, self.imports, self._plugin(found), step, self.quote), *extras]
+        return of_object(found, [*edits_of(found, self.imports, self._plugin(found), step, self.quote), *extras])
 
     def _named_sum(self, found: Found, step: str) -> str:
         """The step's lines, where what goes backward is an expression."""

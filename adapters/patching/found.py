@@ -9,8 +9,8 @@ from ..analysis.statements import follow
 from ..analysis.values import Flow
 from ..analysis.views import names_of
 from ..roles.around import Around, Surroundings
-from ..roles.descent import find_descent
-from ..roles.findings import Findings
+from ..roles.descent import Descent, find_descent, within
+from ..roles.findings import Findings, Lacking
 from ..roles.parts import Step
 from ..roles.step import find_step
 from ..roles.surroundings import find_surroundings
@@ -50,14 +50,30 @@ def examine(source: str, findings: Findings, *, taps: bool = True) -> Found:
     """
     tree = parsed(source)
     flow = follow(tree)
-    descent = find_descent(flow)
-    where = "scaled after it" if descent.note else ""
-    findings.add("loss", descent.loss, descent.place.statement.lineno, note=descent.note and where)
-    findings.add("backward", ast.unparse(descent.backward.statement), descent.backward.statement.lineno)
-    step = find_step(flow, descent, findings, taps=taps)
+    outer = find_descent(flow)
+    try:
+        step = _found_step(flow, outer, findings, taps)
+    except Lacking:
+        inner = within(flow, outer)
+        again = Findings()
+        if inner is None:
+            raise
+        try:
+            step = _found_step(flow, inner, again, taps)
+        except Lacking:
+            inner = None
+        if inner is None:
+            raise
+        findings.roles[:] = again.roles
     teacher = step.weak.network if step.weak is not None and step.weak.network != step.student else ""
-    around = Around(flow, descent, step.student, teacher or _averaged(flow, step), findings)
+    around = Around(flow, step.descent, step.student, teacher or _averaged(flow, step), findings)
     return Found(tree, flow, findings, step, find_surroundings(around), around)
+
+
+def _found_step(flow: Flow, descent: Descent, findings: Findings, taps: bool) -> Step:
+    findings.add("loss", descent.loss, descent.place.statement.lineno, note=descent.note)
+    findings.add("backward", ast.unparse(descent.backward.statement), descent.backward.statement.lineno)
+    return find_step(flow, descent, findings, taps=taps)
 
 
 def parsed(source: str) -> ast.Module:

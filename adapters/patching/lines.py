@@ -162,17 +162,20 @@ def general_step(found: Found, ending: str) -> str:
     sizes = Sizes(step.descent.place)
     order = [id(one.value) for one in step.passes]
     numbers = [f"_{number}" if len(order) > 1 else "" for number in range(1, len(order) + 1)]
+    taken = {f"{kind}{number}" for kind in ("feat", "logits") for number in numbers} & step.descent.place.env.keys()
+    if taken:  # names that the script has already
+        numbers = [f"_tap{number}" for number in numbers]
     assert step.labeled is not None
 
     def part(kind: str, forward: Value, which: int) -> str:
         return f"{kind}{numbers[order.index(id(forward))]}{sizes.part(forward, which)}"
 
-    taken = ", ".join(f"(feat{number}, logits{number})" for number in numbers) + ("," if len(order) == 1 else "")
+    pairs = ", ".join(f"(feat{number}, logits{number})" for number in numbers) + ("," if len(order) == 1 else "")
     features = part("feat", step.labeled.forward, step.labeled.parts[0])
     strong = _together([part("feat", one.view.forward, one.view.parts[0]) for one in step.strong])
     lines = [
         "if brpg.enabled:",
-        f"    {taken} = brpg.take({len(order)})" if len(order) > 1 else f"    ({taken}) = brpg.take(1)",
+        f"    {pairs} = brpg.take({len(order)})" if len(order) > 1 else f"    ({pairs}) = brpg.take(1)",
     ]
     lines.append(f"    rep_x, rep_u_s = brpg.project({features}, {strong})")
     weak = _weak_view(step.weak, part)

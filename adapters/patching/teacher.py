@@ -38,15 +38,14 @@ def teacher_edits(found: Found) -> Iterator[Edit]:
 
 def _average(found: Found, teacher: str) -> tuple[ast.stmt, str]:
     """The last statement of a step that moves the teacher, and the share that stays."""
-    target = found.step.descent.place
-    student = found.step.student
+    target, student = found.step.descent.place, found.step.student
     last: tuple[ast.stmt, str] | None = None
-    for place in found.flow.places:
+    for place in found.flow.places[found.flow.places.index(target) :]:
         statement = place.statement
-        if place.function != target.function or not isinstance(statement, ast.For | ast.Expr):
+        visible = place.function == target.function or found.around.own
+        if not visible or not isinstance(statement, ast.For | ast.Expr):
             continue
-        used = {dotted(node) for node in ast.walk(statement) if isinstance(node, ast.Name)}
-        if not {teacher, student} <= used or statement.lineno < target.statement.lineno:
+        if not {teacher, student} <= {dotted(node) for node in ast.walk(statement)}:
             continue
         ratio = _ratio(statement, {teacher, student})
         if ratio:

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ..analysis.names import OWN
 from ..analysis.values import Flow, Place, Value, dotted, place_of
 from ..analysis.views import names_of, plain
 from .descent import Descent
@@ -35,14 +36,14 @@ class Surroundings:
 
     Attributes:
         start: The statement that the plug-in is made before; made after ``start_after`` if that is a statement.
-        call: The call that hands the plug-in to the function with the step, and that function's name.
+        calls: The calls that hand the plug-in to the function with the step, each with the name of what it calls.
         names: Code of the settings, by name of the slot in the lines of a family.
         insertions: Lines for checkpoints, scores and logging.
     """
 
     start: Place
     start_after: ast.stmt | None
-    call: tuple[Place, str] | None
+    calls: list[tuple[Place, str]]
     names: dict[str, str] = field(default_factory=dict)
     insertions: list[Insertion] = field(default_factory=list)
     resumes_with: ast.Call | None = None
@@ -55,28 +56,34 @@ class Around:
         self.flow, self.descent, self.findings = flow, descent, findings
         self.target = descent.place
         self.student, self.teacher = student, teacher
-        self.call = self._call()
-        self.main = self.call[0] if self.call else self.target
+        self.calls = self._chain()
+        self.main = self.calls[-1][0] if self.calls else self.target
         loops = [statement for statement, _ in self.main.around if isinstance(statement, ast.For | ast.While)]
         self.loop = place_of(flow, loops[0]) if loops else self.main
         self.place, self.after = self._start()
         self.env = self.place.env
         self.scored: Insertion | None = None
 
-    def _call(self) -> tuple[Place, str] | None:
-        """The call of the function that holds the step, from the function that builds the optimizer."""
-        function = self.target.function
-        owners = [place for place in self.flow.places if place.depth == self.target.depth - 1]
-        if not function or (self.target.depth <= 1 and self._builds(function)):
-            return None
-        at = self.flow.places.index(self.target)
-        for place in reversed([place for place in self.flow.places[:at] if place in owners]):
-            statement = place.statement
-            compound = hasattr(statement, "body")
-            if not compound and any(
-                isinstance(node, ast.Call) and dotted(node.func) == function for node in ast.walk(statement)
-            ):
-                return place, function
+    def _chain(self) -> list[tuple[Place, str]]:
+        """Calls from the function with the step up to the one that builds the optimizer, or goes through the epochs."""
+        chain, place = list[tuple[Place, str]](), self.target
+        while place.function and not self._builds(place.function):
+            caller = self._caller(place)
+            if caller is None:
+                break
+            chain.append((caller, place.function))
+            place = caller
+        return chain
+
+    def _caller(self, place: Place) -> Place | None:
+        """Where the function of a place is called."""
+        names = (place.function, OWN + place.function)
+        at = self.flow.places.index(place)
+        for other in reversed(self.flow.places[:at]):
+            if other.depth != place.depth - 1 or hasattr(other.statement, "body"):
+                continue
+            if any(isinstance(node, ast.Call) and dotted(node.func) in names for node in ast.walk(other.statement)):
+                return other
         return None
 
     def _builds(self, function: str) -> bool:
@@ -120,7 +127,7 @@ class Around:
 
     def main_name(self, name: str) -> str:
         """A name of the step's function, as the function that calls it has it."""
-        if self.call is None or not name:
+        if not self.calls or not name:
             return name
         value = self.target.env.get(name)
         names = names_of(value, self.main.env) if value is not None else []
@@ -173,10 +180,24 @@ class Around:
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                 continue
             if inner.op == "same" and inner.detail == "to" and call.args:
-                return f".to({ast.unparse(call.args[0])})"
+                known = names_in(call.args[0]) <= self.env.keys()
+                device = (
+                    ast.unparse(call.args[0]) if known else f"next({self.main_name(self.student)}.parameters()).device"
+                )
+                return f".to({device})"
             if call.func.attr == "prepare":
                 return f".to({ast.unparse(call.func.value)}.device)"
         return ".cuda()"
+
+    @property
+    def own(self) -> bool:
+        """Whether the step is an object's, which then holds the plug-in too."""
+        return self.student.startswith(OWN)
+
+    def loops(self) -> list[ast.For]:
+        """The loops around the step, in all functions up to the one with the plug-in, outermost first."""
+        places = [*(place for place, _ in reversed(self.calls)), self.target]
+        return [statement for place in places for statement, _ in place.around if isinstance(statement, ast.For)]
 
     def epoch_name(self) -> str:
         """What the loop over epochs counts."""

@@ -13,15 +13,11 @@ from .findings import Lacking, Missing
 
 def find_count(around: Around) -> dict[str, str]:
     """The count of steps, their number in an epoch, and the number of epochs."""
-    loops = [
-        statement
-        for statement, _ in (*around.main.around, *(around.target.around if around.call else ()))
-        if isinstance(statement, ast.For)
-    ]
+    loops = around.loops()
     found = _written_count(around, loops)
     epochs = _epochs(around, loops)
     if found is None:
-        found = _loop_count(around, loops)
+        found = _kept_count(around, loops) or _loop_count(around, loops)
     iteration, length, line = found
     around.findings.add("iteration", iteration, line)
     around.findings.add("steps of an epoch", length, line)
@@ -56,6 +52,30 @@ def _written_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, 
     return None
 
 
+def _kept_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int] | None:
+    """``iteration += 1`` after each step, of a name that lives longer than an epoch."""
+    loaders = _loaders(around, loops[-1]) if loops else []
+    after = around.flow.places[around.flow.places.index(around.target) :]
+    for place in after if loaders else ():
+        statement = place.statement
+        if not any(one is loops[-1] for one, _ in place.around) or not _adds_one(statement):
+            continue
+        name = dotted(statement.target)  # type: ignore[attr-defined]
+        if name in around.target.env and name in around.env:
+            return name, _shortest(loaders), statement.lineno
+    return None
+
+
+def _adds_one(statement: ast.stmt) -> bool:
+    one = isinstance(statement, ast.AugAssign) and isinstance(statement.op, ast.Add)
+    return one and isinstance(statement.value, ast.Constant) and statement.value.value == 1  # type: ignore[attr-defined]
+
+
+def _shortest(loaders: Sequence[str]) -> str:
+    lengths = [f"len({one})" for one in loaders]
+    return lengths[0] if len(lengths) == 1 else f"min({', '.join(lengths)})"
+
+
 def _length(around: Around, node: ast.expr, env: Env) -> str | None:
     """Code of an epoch's length where the plug-in is made."""
     inner = node.args[0] if isinstance(node, ast.Call) and dotted(node.func) == "len" and len(node.args) == 1 else None
@@ -82,10 +102,8 @@ def _loop_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int
         reason = f"`for {ast.unparse(loops[-1].target)} in {ast.unparse(loops[-1].iter)}` counts no steps"
         hint = f"for i, {ast.unparse(loops[-1].target)} in enumerate({ast.unparse(loops[-1].iter)}):"
         raise Lacking(Missing("iteration", reason, [(loops[-1].lineno, ast.unparse(loops[-1].iter))], hint))
-    length = f"len({loaders[0]})" if len(loaders) == 1 else f"min({', '.join(f'len({one})' for one in loaders)})"
     own = [name for one in loaders for name in sorted(names_of(around.env[one], around.target.env), key=one.__ne__)[:1]]
-    here = f"len({own[0]})" if len(own) == 1 else f"min({', '.join(f'len({one})' for one in own)})"
-    return f"{counts[0]} * {here} + {counts[-1]}", length, loops[-1].lineno
+    return f"{counts[0]} * {_shortest(own)} + {counts[-1]}", _shortest(loaders), loops[-1].lineno
 
 
 def _counter(around: Around, loop: ast.For) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..analysis.values import Flow, Place, Value, dotted, place_of
+from ..analysis.names import OWN
+from ..analysis.values import BACKWARD, Flow, Place, Value, dotted, place_of
 from .findings import Lacking, Missing
 
-BACKWARD = ("backward", "manual_backward")
 SCALES = ("Div", "Mult")
 
 
@@ -66,6 +66,32 @@ def find_descent(flow: Flow) -> Descent:
     value = _value(root, target)
     note = "before it is scaled" if target.statement is not place.statement and _scales(target.statement, loss) else ""
     return Descent(target, loss, sites[0][0], value, _optimizer(flow, sites[0][0]), _autocast(target, loss), note=note)
+
+
+def within(flow: Flow, descent: Descent) -> Descent | None:
+    """The same end, in the function that returns the loss: a training step of its own, such as ``training_step``."""
+    block = descent.place.block
+    above = block[: list(block).index(descent.place.statement)]
+    made = [one for one in above if isinstance(one, ast.Assign) and _assigns(one, descent.loss)]
+    call = made[-1].value if made else None
+    name = dotted(call.func).removeprefix(OWN) if isinstance(call, ast.Call) else ""
+    returns = {
+        id(place.statement): place
+        for place in flow.places
+        if place.function == name and isinstance(place.statement, ast.Return) and place.statement.value is not None
+    }
+    if not name or len(returns) != 1:
+        return None
+    (place,) = returns.values()
+    returned = place.statement.value  # type: ignore[attr-defined]
+    value = _evaluate(returned, place)
+    if isinstance(returned, ast.Name):
+        return replace(descent, place=place, loss=returned.id, value=value, after=None, note=f"returned by {name}()")
+    if not isinstance(returned, ast.BinOp | ast.Call) or "loss" in place.env:
+        return None
+    return replace(
+        descent, place=place, loss="loss", value=value, after=None, replaced=returned, note=f"returned by {name}()"
+    )
 
 
 def _of_expression(flow: Flow, place: Place, root: ast.expr, backward: Place) -> Descent:

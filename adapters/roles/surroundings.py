@@ -16,7 +16,7 @@ def find_surroundings(around: Around) -> Surroundings:
     Raises:
         Lacking: The head cannot do without a part that is missing.
     """
-    found = Surroundings(around.place, around.after, around.call)
+    found = Surroundings(around.place, around.after, around.calls)
     found.names |= {"loss": around.descent.loss, "optimizer": around.optimizer(), "net": around.bare_network()}
     found.names |= find_count(around)
     found.names |= find_settings(around)

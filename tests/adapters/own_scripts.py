@@ -1,0 +1,106 @@
+"""Training scripts of no known framework."""
+
+from __future__ import annotations
+
+OWN = """
+import copy
+import json
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.classifier = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.classifier(self.decoder(x))
+
+
+def move(teacher, student, keep):
+    for old, new in zip(teacher.parameters(), student.parameters()):
+        old.data.lerp_(new.data, 1 - keep)
+
+
+def run(device="cpu"):
+    torch.manual_seed(0)
+    num_classes = 2
+    net = Net().to(device)
+    mean = copy.deepcopy(net)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    images = torch.rand(8, 3, 16, 16)
+    known = DataLoader(list(zip(images, (images[:, 0] > 0.5).long())), batch_size=2)
+    unknown = DataLoader(list(zip(images, images + 0.1)), batch_size=2)
+    for epoch in range(3):
+        for (a, truth), (weak, strong) in zip(known, unknown):
+            with torch.no_grad():
+                sure, best = mean(weak).softmax(1).max(1)
+            out = net(torch.cat([a, strong]))
+            total = F.cross_entropy(out[: len(a)], truth) + F.cross_entropy(out[len(a) :], best)
+            opt.zero_grad()
+            total.backward()
+            opt.step()
+            move(mean, net, 0.9)
+            print(json.dumps(total.item()))
+        torch.save(net.state_dict(), "net.pth")
+
+
+if __name__ == "__main__":
+    run()
+"""
+COUNTED = OWN.replace(
+    "for (a, truth), (weak, strong) in zip(known, unknown)",
+    "for i, ((a, truth), (weak, strong)) in enumerate(zip(known, unknown))",
+)
+
+TRAINER = (
+    OWN[: OWN.index("def run(")].strip()
+    + """
+
+
+class Trainer:
+    def __init__(self, device="cpu"):
+        torch.manual_seed(0)
+        self.net = Net().to(device)
+        self.mean = copy.deepcopy(self.net)
+        self.opt = torch.optim.SGD(self.net.parameters(), lr=0.1)
+        images = torch.rand(8, 3, 16, 16)
+        self.known = DataLoader(list(zip(images, (images[:, 0] > 0.5).long())), batch_size=2)
+        self.unknown = DataLoader(list(zip(images, images + 0.1)), batch_size=2)
+        self.steps = 0
+
+    def fit(self):
+        for epoch in range(3):
+            self.train_epoch(epoch)
+            torch.save(self.net.state_dict(), "net.pth")
+
+    def train_epoch(self, epoch):
+        for labeled, unlabeled in zip(self.known, self.unknown):
+            total = self.training_step(labeled, unlabeled)
+            self.opt.zero_grad()
+            total.backward()
+            self.opt.step()
+            self.move(0.9)
+            self.steps += 1
+            print(json.dumps(total.item()))
+
+    def training_step(self, labeled, unlabeled):
+        (a, truth), (weak, strong) = labeled, unlabeled
+        with torch.no_grad():
+            sure, best = self.mean(weak).softmax(1).max(1)
+        out = self.net(torch.cat([a, strong]))
+        return F.cross_entropy(out[: len(a)], truth) + F.cross_entropy(out[len(a) :], best)
+
+    def move(self, keep):
+        move(self.mean, self.net, keep)
+
+
+if __name__ == "__main__":
+    Trainer().fit()
+"""
+)
