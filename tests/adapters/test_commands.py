@@ -161,7 +161,8 @@ def test_a_script_of_the_same_name_from_another_framework(tmp_path: Path, capsys
     checkout = copy_of("unimatch-v2", tmp_path)
     message = refused(capsys, tmp_path, "patch", "unimatch", checkout / "fixmatch.py")
     assert message.endswith(
-        "it is no script of unimatch; --as unimatch takes it for one of unimatch all the same; it looks like unimatch-v2\n"
+        "it is no script of unimatch; --as unimatch takes it for one of unimatch all the same;"
+        " it looks like unimatch-v2\n"
     )
     message = refused(capsys, tmp_path, "patch", "--as", "unimatch", checkout / "fixmatch.py")
     assert "nothing in the script like `from model.semseg.deeplabv3plus import *`" in message
