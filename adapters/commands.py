@@ -51,7 +51,12 @@ def patch_command(argv: Sequence[str]) -> int:
     action.add_argument(
         "--guide", action="store_true", help="for a script of no known framework: what it has, and the lines to add"
     )
-    action.add_argument("--output", type=Path, metavar="FILE", help="write to FILE; PATH must then be one script")
+    action.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE; PATH must then be one script (default: SCRIPT_brpg.py beside it)",
+    )
     arguments = parser.parse_args(argv)
     console = Console(soft_wrap=True, highlight=False)
     if arguments.guide:
@@ -168,9 +173,18 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     known = f"{', '.join(FRAMEWORKS)}, or FILE.py with an adapter of yours; found out if left out"
     what = f"FRAMEWORK ({known}) and PATH, a checkout or a script"
     parser.add_argument("places", nargs="+", metavar="PATH", help=what)
-    parser.add_argument("--as", dest="family", metavar="FRAMEWORK", help="take the script for one of this framework")
     parser.add_argument(
-        "--fix", action="append", default=[], metavar="BUG", help="also repair an upstream bug that brpg list names"
+        "--as",
+        dest="family",
+        metavar="FRAMEWORK",
+        help="take the script for one of this framework (default: found out)",
+    )
+    parser.add_argument(
+        "--fix",
+        action="append",
+        default=[],
+        metavar="BUG",
+        help="also repair an upstream bug that brpg list names (default: none)",
     )
     return parser
 

@@ -87,17 +87,19 @@ COMMANDS = {
     "patch": Command(
         "brpg_lib.adapters.commands:patch_command",
         "adapters",
-        "add the head to a U2PL or UniMatch checkout",
+        "add the head to a training script",
         (
-            ("brpg patch unimatch PATH/TO/UniMatch --diff", "look first"),
-            ("brpg patch unimatch PATH/TO/UniMatch", "write unimatch_brpg.py, and print how to start it"),
+            ("brpg patch my_train.py --check", "what is found in it, and what would be inserted"),
+            ("brpg patch my_train.py", "write my_train_brpg.py, and print how to start it"),
+            ("brpg patch unimatch PATH/TO/UniMatch", "all scripts of a clone"),
+            ("brpg patch my_train.py --guide", "a script of no known framework: the lines to add"),
         ),
     ),
     "run": Command(
         "brpg_lib.adapters.commands:run_command",
         "adapters",
         "patch a training script in memory and run it",
-        (("brpg run unimatch PATH/TO/UniMatch --nproc-per-node 2 -- --config ...", "its own arguments after --"),),
+        (("brpg run my_train.py --nproc-per-node 2 -- --config ...", "its own arguments after --"),),
     ),
     "list": Command(
         "brpg_lib.adapters.commands:list_command",

@@ -304,7 +304,7 @@ def test_run_needs_a_process(processes: str, unimatch: Path, capsys: pytest.Capt
 def test_run_of_a_script_that_knows_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkout = copy_of("ssl4mis", tmp_path)
     message = refused(capsys, checkout, "run", "ssl4mis", checkout, "--nproc-per-node", "2")
-    assert "--nproc-per-node: the scripts of ssl4mis know one process only" in message
+    assert "--nproc-per-node: train_mean_teacher_2D.py knows one process only" in message
 
 
 ARGUMENTS = ["--config=a b.yaml", "--help", "--fix", "x", "--nproc-per-node", "4", "--", "-x"]

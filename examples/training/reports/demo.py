@@ -21,7 +21,7 @@ import brpg_lib
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import SegmentationData
 from brpg_lib.examples.training.recipe import Recipe
-from brpg_lib.examples.training.reports.pictures import colors_of, paint, smoothed
+from brpg_lib.examples.training.reports.pictures import colors_of, paint, positive, smoothed
 from brpg_lib.files import write_atomically
 
 matplotlib.use("Agg")
@@ -227,10 +227,10 @@ def draw_losses(axis: Axes, results: Results) -> None:
             if part in result["losses"]:
                 steps, values = smoothed(result["losses"][part])
                 label = "unsupervised" if part == "strong" else part
-                axis.plot(steps, values, style, color=COLORS[run], lw=1.3, label=f"{label}, {SHORT[run]}")
+                axis.plot(steps, positive(values), style, color=COLORS[run], lw=1.3, label=f"{label}, {SHORT[run]}")
     learns = next((start for start, name in phases if name == "learn"), last)
     steps, values = smoothed([pair for pair in results["head"]["losses"]["prototype"] if pair[0] > learns])
-    axis.plot(steps, values, color=COLORS["prototype"], lw=1.8, label="prototype (weighted)")
+    axis.plot(steps, positive(values), color=COLORS["prototype"], lw=1.8, label="prototype (weighted)")
     axis.set(xlabel="training step", ylabel="loss (log scale)", yscale="log", xlim=(0, last))
     axis.set_title("Losses and phases of the head", fontsize=11, pad=18)
     axis.legend(fontsize=8)

@@ -40,4 +40,9 @@ def smoothed(history: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     steps, values = np.array(history, dtype=float).T
     width = max(1, len(values) // 25)
     mean = np.convolve(values, np.ones(width) / width, mode="valid")
-    return steps[width - 1 :], np.maximum(mean, 1e-4)
+    return steps[width - 1 :], mean
+
+
+def positive(values: np.ndarray) -> np.ndarray:
+    """For a logarithmic axis: what is 0 there is no point, instead of a small number that it never was."""
+    return np.where(values > 0, values, np.nan)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from brpg_lib.examples.training.evaluation import classes_of
 from brpg_lib.examples.training.loop import Run
-from brpg_lib.examples.training.reports.pictures import colors_of, paint
+from brpg_lib.examples.training.reports.pictures import colors_of, paint, positive
 
 EXAMPLES = 4
 LINE = 130
@@ -50,7 +50,7 @@ def _draw_scores(axis: Axes, run: Run) -> None:
 def _draw_losses(axis: Axes, run: Run) -> None:
     for name, values in run.record.losses.items():
         steps, means = np.array(values).T
-        axis.plot(steps / run.plan.epoch, np.maximum(means, 1e-4), label=name)
+        axis.plot(steps / run.plan.epoch, positive(means), label=name)
     axis.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log", title="Losses")
     axis.grid(alpha=0.3)
     axis.legend()
