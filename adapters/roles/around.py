@@ -67,7 +67,7 @@ class Around:
     def _chain(self) -> list[tuple[Place, str]]:
         """Calls from the function with the step up to the one that builds the optimizer, or goes through the epochs."""
         chain, place = list[tuple[Place, str]](), self.target
-        while place.function and not self._builds(place.function):
+        while place.function and not self._builds(place):
             caller = self._caller(place)
             if caller is None:
                 break
@@ -86,15 +86,16 @@ class Around:
                 return other
         return None
 
-    def _builds(self, function: str) -> bool:
-        """Whether a function binds the optimizer itself."""
-        name = self.descent.optimizer
-        return any(
-            place.function == function
-            and isinstance(place.statement, ast.Assign)
-            and name in map(ast.unparse, place.statement.targets)
-            for place in self.flow.places
-        )
+    def _builds(self, place: Place) -> bool:
+        """Whether the function of a place binds the optimizer itself."""
+        value = self.target.env.get(self.descent.optimizer)
+        bound = [
+            ast.unparse(target)
+            for other in self.flow.places
+            if other.function == place.function and isinstance(other.statement, ast.Assign)
+            for target in other.statement.targets
+        ]
+        return value is not None and any(place.env.get(name) is value for name in bound)
 
     def _start(self) -> tuple[Place, ast.stmt | None]:
         """Where the plug-in is made: when all it needs is there, before the script resumes."""
