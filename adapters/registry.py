@@ -1,7 +1,9 @@
 """The frameworks that can be patched."""
 
+from .allspark import ALLSPARK
 from .corrmatch import CORRMATCH
 from .prevmatch import PREVMATCH
+from .semivl import SEMIVL
 from .ssl4mis import SSL4MIS
 from .u2pl import U2PL
 from .unimatch import UNIMATCH
@@ -19,6 +21,8 @@ FRAMEWORKS = {
         MEDICAL,
         CORRMATCH,
         PREVMATCH,
+        ALLSPARK,
+        SEMIVL,
         SSL4MIS,
     )
 }
