@@ -48,7 +48,7 @@ brpg.record(save_path, epoch, mIoU, dict(zip(CLASSES[cfg['dataset']], iou_class)
 BEST = "os.path.join(save_path, 'best.pth')"
 
 EDITS = (
-    Require(anchor="from model.builder import build_model"),
+    Require(anchor="from model.builder import *"),
     After(anchor="from third_party.unimatch.util.dist_helper import *", code=IMPORTS),
     LOCAL_RANK,
     After(anchor="epoch = -1", code=PLUGIN),

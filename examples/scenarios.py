@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 import yaml
 
 from brpg_lib.examples.made_up import (
@@ -154,12 +156,13 @@ def semivl(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> W
         target = folder / file.relative_to(checkout)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.read_text().replace("768", "96"))
-    embedding = folder / "configs/_base_/datasets/text_embedding/voc12_wbg_single.npy"
-    embedding.parent.mkdir(parents=True, exist_ok=True)
-    drawn = np.random.default_rng(0).standard_normal((NUM_CLASSES, 512), dtype=np.float32)
-    np.save(embedding, drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
-    weights = "import torch.nn as nn; network = nn.Module(); network.proj = nn.Linear(96, 512, bias=False)"
-    write_weights(checkout, folder / "pretrained/clip2mmseg_ViT16_clip_backbone.pth", weights)
+    draws = torch.Generator().manual_seed(0)
+    texts = folder / "configs/_base_/datasets/text_embedding/voc12_wbg_single.npy"
+    weights = folder / "pretrained/clip2mmseg_ViT16_clip_backbone.pth"
+    for file in (texts, weights):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(texts, F.normalize(torch.randn(NUM_CLASSES, 512, generator=draws)).numpy())
+    torch.save({"proj.weight": torch.randn(512, 96, generator=draws) / 10}, weights)
     names = write_images(folder / "data")
     lists = {"labeled": "made_up/labeled.txt", "unlabeled": "made_up/unlabeled.txt", "test": "val.txt"}
     for split, path in lists.items():
