@@ -8,7 +8,7 @@ from .unimatch import BEST, IMPORTS, LATEST, LOCAL_RANK, arguments, scores, smal
 
 SCRIPT = "train_allspark.py"
 
-# No labeled image passes through the decoder without a gradient, so all that the taps hear there are pseudo-labels.
+# The student labels its own view of the unlabeled images, in a pass without gradient: that is the weak view.
 PLUGIN = """
 classifier = model.module.decoder.decoder.linear_pred
 brpg = Plugin(cfg.get('brpg'), dataset=cfg['dataset'], num_classes=cfg['nclass'], feature_dim=256,
