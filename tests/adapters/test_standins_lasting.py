@@ -1,4 +1,4 @@
-"""Patched scripts that never resume: stand-ins in the shape of CorrMatch and SSL4MIS, on the CPU."""
+"""Patched scripts that never resume: stand-ins in the shape of CorrMatch, SemiVL and SSL4MIS, on the CPU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds their clones, by their names.
 
-Scripts of SSL4MIS and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs.
+Scripts of SSL4MIS and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs;
+AllSpark needs mmcv, and SemiVL mmcv 1, mmsegmentation 0, timm 0.6, CLIP and seaborn.
 """
 
 from __future__ import annotations
