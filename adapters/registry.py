@@ -1,7 +1,9 @@
 """The frameworks that can be patched."""
 
+from .frameworks.allspark import ALLSPARK
 from .frameworks.corrmatch import CORRMATCH
 from .frameworks.prevmatch import PREVMATCH
+from .frameworks.semivl import SEMIVL
 from .frameworks.ssl4mis import SSL4MIS
 from .frameworks.u2pl import U2PL
 from .frameworks.unimatch import UNIMATCH
@@ -19,6 +21,8 @@ FRAMEWORKS = {
         MEDICAL,
         CORRMATCH,
         PREVMATCH,
+        ALLSPARK,
+        SEMIVL,
         SSL4MIS,
     )
 }

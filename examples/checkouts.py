@@ -147,6 +147,8 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "unimatch-v2-remote-sensing": scenarios.remote_sensing_v2,
     "unimatch-medical": scenarios.medical,
     "prevmatch": scenarios.prevmatch,
+    "allspark": scenarios.allspark,
+    "semivl": scenarios.semivl,
     "corrmatch": scenarios.corrmatch,
     "ssl4mis": scenarios.ssl4mis,
 }

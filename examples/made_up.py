@@ -25,7 +25,7 @@ class Workspace:
     Attributes:
         folder: Working directory.
         arguments: Arguments of the script.
-        checkpoint: Where the script saves.
+        checkpoint: Where the script saves, or a folder of its own beside it that each run names anew.
     """
 
     folder: Path

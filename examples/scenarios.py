@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 import yaml
 
 from brpg_lib.examples.made_up import (
@@ -24,7 +27,47 @@ from brpg_lib.examples.made_up import (
 RESNET = "from model.backbone.resnet import resnet50 as network; network = network()"
 DINO = "from model.backbone.dinov2 import DINOv2; network = DINOv2(model_name='small')"
 DEEPLAB = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
+CRITERION = {"name": "CELoss", "kwargs": {"ignore_index": 255}}
 ARGUMENTS = ("--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt")
+
+SEMIVL = {
+    "name": "made_up",
+    "exp": 0,
+    "dataset": "pascal",
+    "split": "made_up",
+    "nclass": NUM_CLASSES,
+    "img_scale": None,
+    "crop_size": 64,
+    "labeled_photometric_distortion": False,
+    "model": "mmseg.vlm-vlg-aspp-s2p4-sk04-ftap-mcvitb",
+    "model_args": {},
+    "text_embedding_variant": "single",
+    "mcc_text": "single",
+    "pl_text": "single",
+    "clip_encoder": "mcvit16",
+    "maskclip_consistency_lambda": [0.1, 0],
+    "mcc_conf_thresh": 0.9,
+    "mcc_loss_reduce": "mean_all",
+    "use_fp": True,
+    "pleval": True,
+    "fp_rate": 0.5,
+    "disable_dropout": True,
+    "conf_mode": "pixelwise",
+    "criterion": CRITERION,
+    "criterion_u": "CELoss",
+    "optimizer": {
+        "type": "AdamW",
+        "lr": 1e-4,
+        "weight_decay": 0.01,
+        "paramwise_cfg": {"custom_keys": {"backbone": {"lr_mult": 0.01}, "head": {"lr_mult": 10.0}}},
+    },
+    "warmup_iters": 0,
+    "warmup_ratio": 1e-6,
+    "iters": None,
+    "eval_mode": "original",
+    "nccl_p2p_disable": False,
+}
+"""What SemiVL's yamls hold."""
 
 STEPS_OF_SSL4MIS = 13
 """Iterations of an epoch: pairs among the 27 labeled slices of two patients."""
@@ -89,13 +132,51 @@ def prevmatch(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any], a
     return _pascal(folder, "splits", _training(epochs, brpg) | {"amp": amp, "prev": previous, "save_map": False})
 
 
+def allspark(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for AllSpark: its smallest network with random weights, whose memory is used after an epoch."""
+    widths = [64, 128, 320, 512]
+    decoder = {
+        "num_heads": 2,
+        "num_class": NUM_CLASSES,
+        "in_planes": widths,
+        "image_size": 65,
+        "warmup_epoch": 1,
+        "embedding_dim": 64,
+    }
+    parts = {
+        "backbone": {"type": "model.backbone.mit.mit_b2", "kwargs": {"embed_dims": widths, "pretrained": False}},
+        "decoder": {"type": "model.semseg.allspark.SemiDecoder", "kwargs": decoder},
+    }
+    return _pascal(folder, "splits", _training(epochs, brpg) | {"model": parts, "criterion_u": CRITERION})
+
+
+def semivl(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for SemiVL: its network in an eighth of the width, and random weights instead of CLIP's."""
+    for file in (checkout / "configs").rglob("models/*mcvit*.py"):
+        target = folder / file.relative_to(checkout)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.read_text().replace("768", "96"))
+    draws = torch.Generator().manual_seed(0)
+    texts = folder / "configs/_base_/datasets/text_embedding/voc12_wbg_single.npy"
+    weights = folder / "pretrained/clip2mmseg_ViT16_clip_backbone.pth"
+    for file in (texts, weights):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(texts, F.normalize(torch.randn(NUM_CLASSES, 512, generator=draws)).numpy())
+    torch.save({"proj.weight": torch.randn(512, 96, generator=draws) / 10}, weights)
+    names = write_images(folder / "data")
+    lists = {"labeled": "made_up/labeled.txt", "unlabeled": "made_up/unlabeled.txt", "test": "val.txt"}
+    for split, path in lists.items():
+        write_lines(folder / "splits/pascal" / path, [" ".join(FILES).format(name) for name in names[split]])
+    write_yaml(folder, _training(epochs, brpg) | SEMIVL)
+    return Workspace(folder, ["--config=config.yaml"], folder / "exp/best.pth")
+
+
 def _pascal(folder: Path, splits: str, config: dict[str, Any]) -> Workspace:
     names = write_images(folder / "data")
     lists = {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": f"{splits}/pascal/val.txt"}
     for split, path in lists.items():
         write_lines(folder / path, [" ".join(FILES).format(name) for name in names[split]])
-    criterion = {"name": "CELoss", "kwargs": {"ignore_index": 255}}
-    data = {"dataset": "pascal", "nclass": NUM_CLASSES, "crop_size": 65, "lr_multi": 10.0, "criterion": criterion}
+    data = {"dataset": "pascal", "nclass": NUM_CLASSES, "crop_size": 65, "lr_multi": 10.0, "criterion": CRITERION}
     write_yaml(folder, config | DEEPLAB | data)
     return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
 

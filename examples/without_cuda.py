@@ -31,6 +31,15 @@ class _DistributedDataParallel(nn.parallel.DistributedDataParallel):
         super().__init__(module, **options)
 
 
+class _BatchNorm(nn.BatchNorm2d):
+    """In the place of synchronized batch norm, which networks may also be built of."""
+
+    @staticmethod
+    def convert_sync_batchnorm(module: nn.Module, *_: Any) -> nn.Module:
+        """Leave the network as it is."""
+        return module
+
+
 def stay_on_the_cpu() -> None:
     """Change this process so that CUDA calls do nothing."""
 
@@ -52,7 +61,7 @@ def stay_on_the_cpu() -> None:
     nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[assignment, misc]
     setattr(torch.cuda.amp, "autocast", autocast)  # noqa: B010
     setattr(torch.cuda.amp, "GradScaler", partial(torch.amp.GradScaler, "cpu"))  # noqa: B010
-    setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", itself)  # noqa: B010
+    nn.SyncBatchNorm = _BatchNorm  # type: ignore[assignment, misc]
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 

@@ -1,4 +1,4 @@
-"""Patched scripts that never resume: stand-ins in the shape of CorrMatch and SSL4MIS, on the CPU."""
+"""Patched scripts that never resume: stand-ins in the shape of CorrMatch, SemiVL and SSL4MIS, on the CPU."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_each_phase_has_its_loss(trainings: Trainings) -> None:
 
 def saved(run: Run) -> dict[str, Any]:
     """Contents of all files that the script and the plug-in saved, by name."""
-    files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
+    files = sorted(run.workspace.checkpoint.parent.rglob("*.pth"))
     return {file.name: torch.load(file, weights_only=False) for file in files}
 
 
@@ -141,7 +141,7 @@ def test_state_and_scalars(trainings: Trainings) -> None:
 def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
     runs = []
     for run in (trainings.alone, trainings.disabled):
-        (path,) = run.workspace.checkpoint.parent.glob("brpg_result.json")
+        (path,) = run.workspace.checkpoint.parent.rglob("brpg_result.json")
         assert json.loads(path.read_text())["head"] == (run is trainings.alone)
         runs.append(read_result(path))
     with_head, without = runs

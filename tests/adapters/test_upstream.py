@@ -1,6 +1,7 @@
 """The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds their clones, by their names.
 
-Scripts of SSL4MIS and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs.
+Scripts of SSL4MIS and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs;
+AllSpark needs mmcv, and SemiVL mmcv 1, mmsegmentation 0, timm 0.6, CLIP and seaborn.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def test_disabled_is_upstream_bit_for_bit_without_resuming(framework: str, scrip
         options = {"patched": patched, "epochs": 2, "brpg": {"enabled": False}}
         run = train(framework, script, checkout(framework), folder, **options)
         assert run.returncode == 0, run.log
-        files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
+        files = sorted(run.workspace.checkpoint.parent.rglob("*.pth"))
         kept.append({file.name: torch.load(file, weights_only=False) for file in files})
     assert len(kept[0]) >= 1
     assert kept[0].keys() == kept[1].keys(), "no file of the plug-in among them"

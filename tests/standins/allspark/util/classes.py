@@ -1,0 +1,1 @@
+CLASSES = {"pascal": [f"class {index}" for index in range(21)]}
