@@ -10,7 +10,7 @@ from torch import nn
 
 from brpg_lib import LabeledBatch, UnlabeledBatch
 from brpg_lib.adapters.plugin import Plugin
-from brpg_lib.adapters.semivl import PLUGIN, STEP
+from brpg_lib.adapters.frameworks.semivl import PLUGIN, STEP
 
 CLASSES, CHANNELS, SIDE = 3, 2, 4
 
