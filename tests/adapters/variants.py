@@ -77,7 +77,6 @@ WANDB = """class wandb:
 
 
 def main"""
-AUTOCAST = r"(?m)^( +)loss = loss \+ (.*)$"
 EXACT: dict[str, Callable[[str], str]] = {
     "set_to_none": text("zero_grad()", "zero_grad(set_to_none=True)"),
     "cleared at the end": descent("loss.backward()", "optimizer.step()", "optimizer.zero_grad()"),
@@ -150,6 +149,13 @@ EXACT: dict[str, Callable[[str], str]] = {
             r"\1wandb.log({\2: \3}, step=\4)",
         ),
         pattern(r"(?m)^( +)(?:writer|tb_logger)\.add_scalar\((f?\".*\"), (.*), (\w+)\)$", r"\1wandb.log({\2: \3})"),
+    ),
+    "under autocast": pattern(
+        r"(?m)^(            )(loss = (?:loss \+ )?.*)$", r'\1with torch.autocast("cpu", enabled=False):\n\1    \2'
+    ),
+    "on a device": in_turn(
+        text("\n\ndef main", '\nDEVICE = torch.device("cpu")\n\n\ndef main', 1),
+        pattern(r"(?m)^( +model = )(\w+\(cfg\))$", r"\1\2.to(DEVICE)"),
     ),
     "nothing logged": pattern(r"(?m)^( +)(?:writer|tb_logger)\.add_scalar\(.*\)$", r"\1pass"),
 }
