@@ -81,7 +81,7 @@ EDITS = (
     AddArgument(anchor="def train(): ...", code="brpg"),
     Replace(anchor='pred_u_teacher = model_teacher(image_u)["pred"]', within="train", code=TEACHER),
     # The paper's total loss has no other contrastive term on the representation.
-    Replace(anchor=CONTRASTIVE, within="train", code=f"not brpg.enabled and {CONTRASTIVE}"),
+    Replace(anchor=CONTRASTIVE, within="train", code=f"not brpg.counts and {CONTRASTIVE}"),
     Require(anchor="image_all = torch.cat((image_l, image_u_aug))", within="train"),
     Require(anchor="outs = model(image_all)", within="train"),
     Before(anchor="optimizer.zero_grad()", followed_by="loss.backward()", within="train", code=STEP),

@@ -19,7 +19,7 @@ import training
 from builders import same
 from forking import forking_on_the_cpu  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import RESUMING, Run, train
+from training import RESUMING, Run, assert_same_training, train
 
 from brpg_lib.benchmarks.compare.result_files import read_result
 from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT
@@ -42,6 +42,7 @@ SCORES = {
 """Scalars whose mean is the score that is written down."""
 OWNERS = {"projection": {framework for framework, _ in RESUMING} - {"u2pl"}, "teacher_projection": {"unimatch-v2"}}
 OFF = {"enabled": False}
+WEIGHTLESS = {"loss_weight": 0.0}
 
 
 def checkout(framework: str) -> Path:
@@ -64,6 +65,7 @@ class Trainings:
     alone: Run  # one process
     unpatched: Run
     disabled: Run
+    weightless: Run  # with a head whose loss counts nothing
 
     def files(self, run: Run) -> set[str]:
         return {file.name for file in run.workspace.checkpoint.parent.glob("*.pth")}
@@ -115,6 +117,7 @@ def trainings(
         run("alone"),
         run("unpatched", patched=False),
         run("disabled", brpg=OFF),
+        run("weightless", brpg=head(framework) | WEIGHTLESS),
     ]
     with ThreadPoolExecutor(2) as pool:
         (killed, resumed), *others = pool.map(lambda job: job(), jobs)
@@ -212,6 +215,31 @@ def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
     assert scalars(runs[0]) == scalars(runs[1])
+
+
+def test_weight_0_leaves_the_script_s_training_as_it_is(trainings: Trainings) -> None:
+    unpatched, weightless = trainings.unpatched, trainings.weightless
+    assert weightless.returncode == 0, weightless.log
+    (calls,) = weightless.calls
+    assert calls[-1]["prototypes"] > 0, "the head does all else"
+    assert_same_training(trainings.checkpoint(unpatched), trainings.checkpoint(weightless))
+    own = {tag: values for tag, values in scalars(weightless).items() if not tag.startswith("brpg/")}
+    assert own == scalars(unpatched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("framework", "script"), RESUMING)
+def test_weight_0_on_two_processes(
+    framework: str, script: str, blank: Callable[[str], Path], tmp_path: Path
+) -> None:
+    kept = []
+    for patched in (False, True):
+        folder = shutil.copytree(blank(framework), tmp_path / str(patched))
+        options: dict[str, Any] = {"patched": patched, "brpg": head(framework) | WEIGHTLESS, "processes": 2}
+        run = train(framework, script, checkout(framework), folder, epochs=EPOCHS, **options)
+        assert run.returncode == 0, run.log
+        kept.append(torch.load(run.workspace.checkpoint, weights_only=False))
+    assert_same_training(*kept)
 
 
 def scalars(run: Run) -> dict[str, dict[int, float]]:

@@ -13,7 +13,7 @@ import torch
 from builders import same
 from forking import forking_on_the_cpu  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import LASTING, Run, once, train
+from training import LASTING, Run, assert_same_training, once, train
 
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.benchmarks.compare.result_files import read_result
@@ -36,6 +36,7 @@ class Trainings:
     pair: Run | None  # two processes, if the script knows them
     unpatched: Run
     disabled: Run
+    weightless: Run  # with a head whose loss counts nothing
 
     def steps(self, processes: int) -> int:
         """Iterations of an epoch."""
@@ -64,7 +65,9 @@ def trainings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         pair = pool.submit(run, "pair", processes=2) if FRAMEWORKS[framework].ranks else None
         unpatched = pool.submit(run, "unpatched", patched=False)
         disabled = pool.submit(run, "disabled", brpg={"enabled": False})
-    return Trainings(framework, alone.result(), pair and pair.result(), unpatched.result(), disabled.result())
+        weightless = pool.submit(run, "weightless", brpg=HEAD | {"loss_weight": 0.0})
+    others = (unpatched.result(), disabled.result(), weightless.result())
+    return Trainings(framework, alone.result(), pair and pair.result(), *others)
 
 
 def test_each_phase_has_its_loss(trainings: Trainings) -> None:
@@ -113,6 +116,15 @@ def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
     assert same(before, after)
     assert scalars(trainings.unpatched) == scalars(trainings.disabled)
     assert not same(before, saved(trainings.alone)), "the head makes a difference"
+
+
+def test_weight_0_leaves_the_script_s_training_as_it_is(trainings: Trainings) -> None:
+    assert trainings.weightless.returncode == 0, trainings.weightless.log
+    assert trainings.weightless.calls[0][-1]["prototypes"] > 0, "the head does all else"
+    before, after = saved(trainings.unpatched), saved(trainings.weightless)
+    assert_same_training(before, {name: state for name, state in after.items() if ".brpg." not in name})
+    own = {tag: values for tag, values in scalars(trainings.weightless).items() if not tag.startswith("brpg/")}
+    assert own == scalars(trainings.unpatched)
 
 
 def test_the_head_s_loss_is_added_to_the_script_s(trainings: Trainings) -> None:

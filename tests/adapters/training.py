@@ -8,10 +8,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from builders import same
 
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES, search_path, write_patched
@@ -32,6 +34,20 @@ RARE = {
 def once(received: Sequence[float]) -> bool:
     """Whether a loss got one gradient in a step: 1, or the scale of mixed precision."""
     return len(received) == 1 and math.log2(received[0]).is_integer()
+
+
+def assert_same_training(unpatched: Mapping[str, Any], patched: Mapping[str, Any]) -> None:
+    """Weights, scores and what the optimizers hold of the script's own parameters are equal, bit for bit."""
+    assert unpatched.keys() == patched.keys()
+    for name, value in unpatched.items():
+        if "optimizer" not in name:
+            assert same(value, patched[name]), name
+            continue
+        for mine, theirs in zip(value["param_groups"], patched[name]["param_groups"], strict=True):
+            assert theirs["params"][0] == mine["params"][0]
+            assert {**theirs, "params": None} == {**mine, "params": None}
+            for index in mine["params"]:
+                assert same(value["state"].get(index), patched[name]["state"].get(index)), f"{name} {index}"
 
 
 @dataclass
