@@ -20,7 +20,7 @@ class OwnDropout2d(nn.Module):
     >>> bool((torch.get_rng_state() == before).all())
     True
 
-    The global generators stay where they are, nothing waits for the device, and the state dict resumes the draws exactly.
+    The global generators stay where they are, nothing waits for the device, and the state dict resumes the draws.
 
     Args:
         p: Probability of dropping a channel of an image, below 1.

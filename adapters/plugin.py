@@ -96,13 +96,20 @@ class Plugin(nn.Module):
         return self.enabled and self._settings.config.loss_weight > 0
 
     def tap(
-        self, model: nn.Module, *, features: str, logits: str, teacher: nn.Module | None = None, stride: int = 1
+        self,
+        model: nn.Module,
+        *,
+        features: str | None = None,
+        logits: str,
+        teacher: nn.Module | None = None,
+        stride: int = 1,
     ) -> None:
         """Listen to two layers.
 
         Args:
             model: The student.
-            features: Dotted name of the layer whose output is the decoder's features ``(B, in_channels, h, w)``.
+            features: Dotted name of the layer whose output is the decoder's features ``(B, in_channels, h, w)``;
+                ``None`` for what goes into the layer of the logits.
             logits: Name of the layer whose output is the logits ``(B, C, h, w)``, of the same size.
             teacher: The EMA teacher, if there is one; heard within :meth:`teacher_pass` only.
             stride: Each map is shrunk by it, for decoders whose maps are nearly as large as the image.
@@ -110,9 +117,10 @@ class Plugin(nn.Module):
         if not self.enabled:
             return
         self._stride = stride
-        self._taps = [FeatureTap(model, path).open() for path in (features, logits)]
+        places: list[dict[str, Any]] = [{"path": features or logits, "input": features is None}, {"path": logits}]
+        self._taps = [FeatureTap(model, **place).open() for place in places]
         if teacher is not None:
-            self._teacher_taps = [FeatureTap(teacher, path, grad=False) for path in (features, logits)]
+            self._teacher_taps = [FeatureTap(teacher, **place, grad=False) for place in places]
 
     def take(self, calls: int) -> list[tuple[Tensor, Tensor]]:
         """Features and logits of each training pass of the student in this step.

@@ -1,6 +1,7 @@
 """The frameworks that can be patched."""
 
 from .corrmatch import CORRMATCH
+from .ddfp import DDFP
 from .prevmatch import PREVMATCH
 from .ssl4mis import SSL4MIS
 from .u2pl import U2PL
@@ -20,5 +21,6 @@ FRAMEWORKS = {
         CORRMATCH,
         PREVMATCH,
         SSL4MIS,
+        DDFP,
     )
 }

@@ -148,6 +148,7 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "prevmatch": scenarios.prevmatch,
     "corrmatch": scenarios.corrmatch,
     "ssl4mis": scenarios.ssl4mis,
+    "ddfp": scenarios.ddfp,
 }
 
 

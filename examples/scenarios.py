@@ -14,6 +14,7 @@ import yaml
 from brpg_lib.examples.made_up import (
     FILES,
     NUM_CLASSES,
+    UNLABELED,
     Workspace,
     write_changes,
     write_images,
@@ -22,6 +23,8 @@ from brpg_lib.examples.made_up import (
 )
 
 RESNET = "from model.backbone.resnet import resnet50 as network; network = network()"
+RESNET101 = """from model.model.resnet import resnet101
+network = resnet101(pretrained=False, fpn=True, replace_stride_with_dilation=[False, False, True])"""
 DINO = "from model.backbone.dinov2 import DINOv2; network = DINOv2(model_name='small')"
 DEEPLAB = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
 ARGUMENTS = ("--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt")
@@ -98,6 +101,48 @@ def _pascal(folder: Path, splits: str, config: dict[str, Any]) -> Workspace:
     data = {"dataset": "pascal", "nclass": NUM_CLASSES, "crop_size": 65, "lr_multi": 10.0, "criterion": criterion}
     write_yaml(folder, config | DEEPLAB | data)
     return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
+
+
+def ddfp(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for DDFP; its script for Cityscapes counts on that data set's 19 classes, the other on 21."""
+    names = write_images(folder / "VOC")
+    for split, path in {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "val.txt"}.items():
+        write_lines(folder / "splits/pascal" / path, names[split])
+    write_weights(checkout, folder / "resnet101.pth", RESNET101)
+    train = {"data_root": "VOC", "data_list": "splits/pascal/labeled.txt"}
+    dataset = {
+        "type": "pascal_semi",
+        "train": train,
+        "val": train | {"data_list": "splits/pascal/val.txt"},
+        "train_crop_size": 65,
+        "batch_size": 2,
+        "n_sup": 10582 - UNLABELED,  # DDFP draws the rest of PASCAL's 10582 images per epoch
+        "workers": 0,
+        "ignore_label": 255,
+        "num_cls": 21,
+    }
+    trainer = {
+        "epochs": epochs,
+        "eval_on": True,
+        "optimizer": {"type": "SGD", "kwargs": {"lr": 0.001, "momentum": 0.9, "weight_decay": 0.0001}},
+        "lr_scheduler": {"mode": "poly", "kwargs": {"power": 0.9}},
+        "sup_only_epoch": 1,
+        "nf_start_epoch": 1,
+        "thresh": 0.1,
+    }
+    flow = {"n_components": 21, "lr": 0.001, "n_blocks": 2, "clamping": 2.0, "noise": 0.05, "grad_clip": 50}
+    config = {
+        "dataset": dataset,
+        "trainer": trainer,
+        "saver": {"snapshot_dir": "checkpoints", "pretrain": "", "auto_resume": True},
+        "criterion": {"type": "CELoss", "kwargs": {"use_weight": False}},
+        "net": {"num_classes": 21, "sync_bn": True, "ema_decay": 0.99},
+        "flow": flow | {"layer_dims": 32, "input_dims": 256},
+        "adv": {"eps": 4.0, "eps_rand_init": False, "zero_init": True, "tiny_rand_init": False},
+        "brpg": brpg,
+    }
+    write_yaml(folder, config)
+    return Workspace(folder, ["--config=config.yaml", "--seed=0"], folder / "checkpoints/ckpt.pth")
 
 
 def _training(epochs: int, brpg: dict[str, Any]) -> dict[str, Any]:

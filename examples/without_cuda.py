@@ -31,6 +31,18 @@ class _DistributedDataParallel(nn.parallel.DistributedDataParallel):
         super().__init__(module, **options)
 
 
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Plain batch norm, for networks that are built with synchronized one."""
+
+    @staticmethod
+    def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
+        """The module as it is."""
+        return module
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Any will do."""
+
+
 def stay_on_the_cpu() -> None:
     """Change this process so that CUDA calls do nothing."""
 
@@ -52,7 +64,7 @@ def stay_on_the_cpu() -> None:
     nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[assignment, misc]
     setattr(torch.cuda.amp, "autocast", autocast)  # noqa: B010
     setattr(torch.cuda.amp, "GradScaler", partial(torch.amp.GradScaler, "cpu"))  # noqa: B010
-    setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", itself)  # noqa: B010
+    nn.SyncBatchNorm = _SyncBatchNorm  # type: ignore[misc]
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 

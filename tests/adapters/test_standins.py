@@ -18,8 +18,7 @@ import torch
 import training
 from builders import same
 from forking import forking_on_the_cpu  # noqa: F401
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import RESUMING, Run, assert_same_training, train
+from training import RESUMING, Run, assert_trains_as_unpatched, train
 
 from brpg_lib.benchmarks.compare.result_files import read_result
 from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT
@@ -214,43 +213,29 @@ def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
     states = [trainings.checkpoint(run) for run in (*runs, trainings.alone)]
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
-    assert scalars(runs[0]) == scalars(runs[1])
+    assert runs[0].scalars() == runs[1].scalars()
 
 
 def test_weight_0_leaves_the_script_s_training_as_it_is(trainings: Trainings) -> None:
-    unpatched, weightless = trainings.unpatched, trainings.weightless
-    assert weightless.returncode == 0, weightless.log
-    (calls,) = weightless.calls
-    assert calls[-1]["prototypes"] > 0, "the head does all else"
-    assert_same_training(trainings.checkpoint(unpatched), trainings.checkpoint(weightless))
-    own = {tag: values for tag, values in scalars(weightless).items() if not tag.startswith("brpg/")}
-    assert own == scalars(unpatched)
+    assert trainings.weightless.returncode == 0, trainings.weightless.log
+    assert trainings.weightless.calls[0][-1]["prototypes"] > 0, "the head does all else"
+    assert_trains_as_unpatched(trainings.weightless, trainings.unpatched)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("framework", "script"), RESUMING)
-def test_weight_0_on_two_processes(
-    framework: str, script: str, blank: Callable[[str], Path], tmp_path: Path
-) -> None:
-    kept = []
+def test_weight_0_on_two_processes(framework: str, script: str, blank: Callable[[str], Path], tmp_path: Path) -> None:
+    runs = []
     for patched in (False, True):
         folder = shutil.copytree(blank(framework), tmp_path / str(patched))
         options: dict[str, Any] = {"patched": patched, "brpg": head(framework) | WEIGHTLESS, "processes": 2}
-        run = train(framework, script, checkout(framework), folder, epochs=EPOCHS, **options)
-        assert run.returncode == 0, run.log
-        kept.append(torch.load(run.workspace.checkpoint, weights_only=False))
-    assert_same_training(*kept)
-
-
-def scalars(run: Run) -> dict[str, dict[int, float]]:
-    """Values at each step, by tag, of the one folder with event files."""
-    (folder,) = {file.parent for file in run.workspace.folder.rglob("events.out*")}
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+        runs.append(train(framework, script, checkout(framework), folder, epochs=EPOCHS, **options))
+        assert runs[-1].returncode == 0, runs[-1].log
+    assert_trains_as_unpatched(runs[1], runs[0])
 
 
 def test_scalars(trainings: Trainings) -> None:
-    found = scalars(trainings.alone)
+    found = trainings.alone.scalars()
     calls = {call["iteration"]: call for call in trainings.alone.calls[0]}
     steps = found[OWN_SCALAR.get(trainings.framework, "train/loss_all")].keys()
     assert len(steps) >= 2
@@ -268,7 +253,7 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
         last = found["validations"][-1]
         score = last["dice" if trainings.framework == "unimatch-medical" else "miou"]
         if run is not trainings.resumed:  # whose scalars are in two files
-            logged = [scalars(run)[name][EPOCHS - 1] for name in SCORES[trainings.framework]]
+            logged = [run.scalars()[name][EPOCHS - 1] for name in SCORES[trainings.framework]]
             assert score == pytest.approx(np.mean(logged), abs=1e-3)
         if trainings.framework not in ("u2pl", "unimatch-medical"):
             assert np.mean(list(last["iou"].values())) == pytest.approx(score)

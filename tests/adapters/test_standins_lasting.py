@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from builders import same
 from forking import forking_on_the_cpu  # noqa: F401
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import LASTING, Run, assert_same_training, once, train
+from training import LASTING, Run, assert_trains_as_unpatched, once, train
 
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.benchmarks.compare.result_files import read_result
@@ -91,44 +89,26 @@ def test_each_phase_has_its_loss(trainings: Trainings) -> None:
                 assert len({call[key] for call in calls}) == 1, f"{key} at iteration {calls[0]['iteration']}"
 
 
-def saved(run: Run) -> dict[str, Any]:
-    """Contents of all files that the script and the plug-in saved, by name."""
-    files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
-    return {file.name: torch.load(file, weights_only=False) for file in files}
-
-
-def scalars(run: Run) -> dict[str, dict[int, float]]:
-    """Values at each step, by tag; of a script that logs none, none."""
-    found = {}
-    for folder in {file.parent for file in run.workspace.checkpoint.parent.rglob("events.out*")}:
-        events = EventAccumulator(str(folder)).Reload()
-        found |= {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-    return found
-
-
 def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
     for run in (trainings.unpatched, trainings.disabled):
         assert run.returncode == 0, run.log
         assert not run.calls
-    before, after = saved(trainings.unpatched), saved(trainings.disabled)
+    before, after = trainings.unpatched.saved(), trainings.disabled.saved()
     assert len(before) >= 1
     assert before.keys() == after.keys()
     assert same(before, after)
-    assert scalars(trainings.unpatched) == scalars(trainings.disabled)
-    assert not same(before, saved(trainings.alone)), "the head makes a difference"
+    assert trainings.unpatched.scalars() == trainings.disabled.scalars()
+    assert not same(before, trainings.alone.saved()), "the head makes a difference"
 
 
 def test_weight_0_leaves_the_script_s_training_as_it_is(trainings: Trainings) -> None:
     assert trainings.weightless.returncode == 0, trainings.weightless.log
     assert trainings.weightless.calls[0][-1]["prototypes"] > 0, "the head does all else"
-    before, after = saved(trainings.unpatched), saved(trainings.weightless)
-    assert_same_training(before, {name: state for name, state in after.items() if ".brpg." not in name})
-    own = {tag: values for tag, values in scalars(trainings.weightless).items() if not tag.startswith("brpg/")}
-    assert own == scalars(trainings.unpatched)
+    assert_trains_as_unpatched(trainings.weightless, trainings.unpatched)
 
 
 def test_the_head_s_loss_is_added_to_the_script_s(trainings: Trainings) -> None:
-    without, with_head = scalars(trainings.unpatched), scalars(trainings.alone)
+    without, with_head = trainings.unpatched.scalars(), trainings.alone.scalars()
     assert without.keys() == {tag for tag in with_head if not tag.startswith("brpg/")}
     if "info/total_loss" in without:
         pairs = [(value, with_head["info/total_loss"][step]) for step, value in without["info/total_loss"].items()]
@@ -137,13 +117,13 @@ def test_the_head_s_loss_is_added_to_the_script_s(trainings: Trainings) -> None:
 
 
 def test_state_and_scalars(trainings: Trainings) -> None:
-    states = {name: state for name, state in saved(trainings.alone).items() if ".brpg." in name}
+    states = {name: state for name, state in trainings.alone.saved().items() if ".brpg." in name}
     assert len(states) >= 1
     for state in states.values():
         names = state["plugin"].keys()
         assert any(name.startswith("head.") for name in names)
         assert any(name.startswith("projection.") for name in names)
-    logged = scalars(trainings.alone).get("brpg/loss", {})
+    logged = trainings.alone.scalars().get("brpg/loss", {})
     if trainings.framework == "ssl4mis":
         calls = trainings.alone.calls[0]
         assert logged == {call["iteration"] + 1: pytest.approx(call["loss"]) for call in calls}, "as the script counts"

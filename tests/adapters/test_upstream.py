@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from builders import same
-from training import LASTING, RESUMING, once, train
+from training import ALL, LASTING, RESUMING, assert_trains_as_unpatched, once, train
 
 from brpg_lib.adapters.registry import FRAMEWORKS
+from brpg_lib.examples.checkouts import BRPG
 
 pytestmark = pytest.mark.upstream
 
@@ -100,8 +101,26 @@ def test_disabled_is_upstream_bit_for_bit_without_resuming(framework: str, scrip
         options = {"patched": patched, "epochs": 2, "brpg": {"enabled": False}}
         run = train(framework, script, checkout(framework), folder, **options)
         assert run.returncode == 0, run.log
-        files = sorted(run.workspace.checkpoint.parent.glob("*.pth"))
-        kept.append({file.name: torch.load(file, weights_only=False) for file in files})
+        kept.append(run.saved())
     assert len(kept[0]) >= 1
     assert kept[0].keys() == kept[1].keys(), "no file of the plug-in among them"
     assert same(*kept)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("framework", "script"), ALL)
+def test_weight_0_is_upstream_bit_for_bit(framework: str, script: str, processes: int, tmp_path: Path) -> None:
+    if processes > 1 and not FRAMEWORKS[framework].ranks:
+        return  # the script knows one process only
+    runs = []
+    for name, patched in (("original", False), ("weightless", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"patched": patched, "processes": processes, "brpg": BRPG | {"loss_weight": 0.0}}
+        runs.append(train(framework, script, checkout(framework), folder, **options))
+        assert runs[-1].returncode == 0, runs[-1].log
+    original, weightless = runs
+    for rank in range(processes):
+        assert weightless.phases(rank)[-1] == "learn"
+        assert weightless.calls[rank][-1]["prototypes"] > 0
+    assert_trains_as_unpatched(weightless, original)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from builders import same
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES, search_path, write_patched
@@ -27,6 +29,7 @@ LASTING = [pair for pair in ALL if pair not in RESUMING]
 RARE = {
     r"(?<!max\(1, )len\(trainloader_u\) // 8": "max(1, len(trainloader_u) // 8)",
     r"iter_num % (200|3000)\b": "iter_num % 20",
+    r"\(epoch ?\+ ?1\) % 4\b": "(epoch+1) % 1",
 }
 """What upstream does in long trainings only, and how it happens in short ones."""
 
@@ -36,18 +39,34 @@ def once(received: Sequence[float]) -> bool:
     return len(received) == 1 and math.log2(received[0]).is_integer()
 
 
-def assert_same_training(unpatched: Mapping[str, Any], patched: Mapping[str, Any]) -> None:
-    """Weights, scores and what the optimizers hold of the script's own parameters are equal, bit for bit."""
+def own(run: Run) -> list[dict[str, Any]]:
+    """Contents of the script's files and its scalars, without the plug-in's."""
+    mine = (run.saved(), run.scalars())
+    return [{name: value for name, value in found.items() if "brpg" not in name} for found in mine]
+
+
+def assert_trains_as_unpatched(run: Run, unpatched: Run) -> None:
+    """The script's files and scalars are equal, bit for bit, but for what the plug-in adds to them."""
+    (files, scalars), (expected, logged) = own(run), own(unpatched)
+    assert len(expected) >= 1
+    _assert_same(expected, files)
+    assert scalars == logged
+
+
+def _assert_same(unpatched: Mapping[str, Any], patched: Mapping[str, Any]) -> None:
+    """Weights, scores and what optimizers hold of the script's own parameters are equal, bit for bit."""
     assert unpatched.keys() == patched.keys()
     for name, value in unpatched.items():
-        if "optimizer" not in name:
+        if not isinstance(value, dict):
             assert same(value, patched[name]), name
-            continue
-        for mine, theirs in zip(value["param_groups"], patched[name]["param_groups"], strict=True):
-            assert theirs["params"][0] == mine["params"][0]
-            assert {**theirs, "params": None} == {**mine, "params": None}
-            for index in mine["params"]:
-                assert same(value["state"].get(index), patched[name]["state"].get(index)), f"{name} {index}"
+        elif "param_groups" not in value:
+            _assert_same(value, patched[name])
+        else:
+            for mine, theirs in zip(value["param_groups"], patched[name]["param_groups"], strict=True):
+                assert theirs["params"][0] == mine["params"][0]
+                assert {**theirs, "params": None} == {**mine, "params": None}
+                for index in mine["params"]:
+                    assert same(value["state"].get(index), patched[name]["state"].get(index)), f"{name} {index}"
 
 
 @dataclass
@@ -65,6 +84,21 @@ class Run:
     log: str
     workspace: Workspace
     calls: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def saved(self) -> dict[str, Any]:
+        """Contents of all files that the script and the plug-in saved, by name."""
+        files = sorted(self.workspace.checkpoint.parent.glob("*.pth"))
+        return {file.name: torch.load(file, weights_only=False) for file in files}
+
+    def scalars(self) -> dict[str, dict[int, float]]:
+        """Values at each step, by tag; of a script that logs none, none."""
+        found = {}
+        for root in (self.workspace.folder, self.workspace.checkpoint.parent):
+            for folder in {file.parent for file in root.rglob("events.out*")}:
+                events = EventAccumulator(str(folder)).Reload()
+                tags = events.Tags()["scalars"]
+                found |= {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
+        return found
 
     def phases(self, rank: int = 0) -> list[str]:
         """Phase of each call."""
