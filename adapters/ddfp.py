@@ -19,6 +19,9 @@ brpg.tap(model, logits="decoder.final", teacher=model_teacher)
 brpg.add_projection(model.module.decoder.final.in_channels, optimizer.param_groups[1], teacher=True)
 """
 
+# before the optimizer, which would say of another head only that its groups differ in size
+LOAD = 'brpg.load(lastest_model, torch.load(lastest_model, map_location="cpu", mmap=True)["epoch"])'
+
 SUPERVISED_STEP = """
 if brpg.enabled:
     ((feat, logits),) = brpg.take(1)
@@ -73,11 +76,7 @@ EDITS = (
     Replace(anchor="loader_l_iter.next()", within="train", code="next(loader_l_iter)", optional=True),
     Replace(anchor="loader_u_iter.next()", within="train", code="next(loader_u_iter)", optional=True),
     After(anchor="last_epoch = 0", within="main", code=PLUGIN),
-    After(
-        anchor="best_prec, last_epoch = load_state(...)",
-        within="main",
-        code="brpg.load(lastest_model, last_epoch)",
-    ),
+    Before(anchor="best_prec, last_epoch = load_state(...)", within="main", code=LOAD),
     AddArgument(anchor="train(...)", within="main", code="brpg"),
     AddArgument(anchor="def train(): ...", code="brpg"),
     Require(anchor="outs = model(image_l)", within="train"),
@@ -114,7 +113,7 @@ EDITS = (
     Before(anchor=f"torch.save(state, {LATEST})", within="main", code=f"brpg.save({LATEST}, epoch + 1)"),
 )
 
-SCRIPTS = ("train_ddfp_pascal.py", "train_ddfp_city.py")
+SCRIPT = "train_ddfp_pascal.py"
 LOST_TEACHER = After(
     anchor="load_state(lastest_model, nf_model, optimizer_nf=optimizer_nf, key='nf_model_state')",
     within="main",
@@ -125,18 +124,18 @@ DDFP = Framework(
     name="ddfp",
     repository="https://github.com/Gavinwxy/DDFP",
     commits=("7956c72",),
-    scripts=dict.fromkeys(SCRIPTS, EDITS),
-    start=dict.fromkeys(SCRIPTS, "--config=config.yaml --seed 2"),
+    scripts={SCRIPT: EDITS},
+    start={SCRIPT: "--config=config.yaml --seed 2"},
     folder="exp/pascal/1464/exp",
     runs_in_checkout=False,
     fixes={
         "frozen-rate": Fix(
             summary="the learning rate stays where it was after a resume",
-            edits=dict.fromkeys(SCRIPTS, (FROZEN_RATE,)),
+            edits={SCRIPT: (FROZEN_RATE,)},
         ),
         "lost-teacher": Fix(
             summary="after a resume the teacher is a new network with random weights",
-            edits=dict.fromkeys(SCRIPTS, (LOST_TEACHER,)),
+            edits={SCRIPT: (LOST_TEACHER,)},
         ),
     },
 )

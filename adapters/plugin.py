@@ -133,9 +133,17 @@ class Plugin(nn.Module):
         """
         return self._pairs(self._taps, calls)
 
-    def take_teacher(self) -> tuple[Tensor, Tensor]:
-        """Features and logits of the teacher's one pass in the last :meth:`teacher_pass`."""
-        return self._pairs(self._teacher_taps, 1)[0]
+    def take_teacher(self, calls: int = 1) -> tuple[Tensor, Tensor]:
+        """Features and logits of the teacher in the last :meth:`teacher_pass`.
+
+        Args:
+            calls: Passes that it made there; their images become one batch.
+
+        Raises:
+            RuntimeError: It made more or fewer.
+        """
+        features, logits = zip(*self._pairs(self._teacher_taps, calls), strict=True)
+        return torch.cat(features), torch.cat(logits)
 
     @contextmanager
     def teacher_pass(self) -> Iterator[None]:

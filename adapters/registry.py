@@ -1,5 +1,6 @@
 """The frameworks that can be patched."""
 
+from .bcp import BCP
 from .corrmatch import CORRMATCH
 from .ddfp import DDFP
 from .prevmatch import PREVMATCH
@@ -22,5 +23,6 @@ FRAMEWORKS = {
         PREVMATCH,
         SSL4MIS,
         DDFP,
+        BCP,
     )
 }

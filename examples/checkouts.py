@@ -149,6 +149,7 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "corrmatch": scenarios.corrmatch,
     "ssl4mis": scenarios.ssl4mis,
     "ddfp": scenarios.ddfp,
+    "bcp": scenarios.bcp,
 }
 
 

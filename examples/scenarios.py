@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ DEEPLAB = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False
 ARGUMENTS = ("--config=config.yaml", "--labeled-id-path=labeled.txt", "--unlabeled-id-path=unlabeled.txt")
 
 STEPS_OF_SSL4MIS = 13
-"""Iterations of an epoch: pairs among the 27 labeled slices of two patients."""
+"""Iterations of an epoch: pairs among the 27 labeled slices of two patients. For BCP the same."""
 
 
 def write_weights(checkout: Path, path: Path, code: str) -> None:
@@ -152,22 +152,29 @@ def _training(epochs: int, brpg: dict[str, Any]) -> dict[str, Any]:
 
 def ssl4mis(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
     """A workspace for SSL4MIS; its scripts count iterations, and start in a folder ``code``."""
+    code, arguments = _patients(folder, epochs, brpg)
+    if (checkout / "configs").is_dir():
+        shutil.copytree(checkout / "configs", code / "configs", dirs_exist_ok=True)
+    arguments += ["--labeled_num=2", "--labeled_bs=2", "--batch_size=4"]
+    return Workspace(code, arguments, folder / "model/made_up_2_labeled/unet/unet_best_model.pth")
+
+
+def bcp(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for BCP; its script copies itself, out of the folder ``code`` that it starts in."""
+    code, arguments = _patients(folder, epochs, brpg)
+    shutil.copy(checkout / "ACDC_BCP_train.py", code)
+    arguments += ["--labelnum=2", "--labeled_bs=4", "--batch_size=8", "--pre_iterations=20"]
+    return Workspace(code, arguments, code / "model/BCP/ACDC_made_up_2_labeled/self_train/unet_best_model.pth")
+
+
+def _patients(folder: Path, epochs: int, brpg: dict[str, Any]) -> tuple[Path, list[str]]:
+    """Slices of patients, and the folder and arguments of a script that counts iterations."""
     data, code = folder / "data/Prostate", folder / "code"
     names = write_slices(data, labeled=27, unlabeled=8)  # as many as the scripts expect of two patients
     write_lines(data / "train_slices.list", [*names["labeled"], *names["unlabeled"]])
     write_lines(data / "val.list", names["test"])
     code.mkdir(exist_ok=True)
-    if (checkout / "configs").is_dir():
-        shutil.copytree(checkout / "configs", code / "configs", dirs_exist_ok=True)
     lengths = {"warmup": STEPS_OF_SSL4MIS / 1000, "collect": STEPS_OF_SSL4MIS / 1000}
     (code / "brpg.yaml").write_text(yaml.safe_dump({"brpg": lengths | brpg}))
-    arguments: Sequence[str] = (
-        "--root_path=../data/Prostate",
-        "--exp=made_up",
-        "--labeled_num=2",
-        "--labeled_bs=2",
-        "--batch_size=4",
-        f"--max_iterations={STEPS_OF_SSL4MIS * epochs}",
-        "--brpg=brpg.yaml",
-    )
-    return Workspace(code, arguments, folder / "model/made_up_2_labeled/unet/unet_best_model.pth")
+    iterations = f"--max_iterations={STEPS_OF_SSL4MIS * epochs}"
+    return code, ["--root_path=../data/Prostate", "--exp=made_up", iterations, "--brpg=brpg.yaml"]

@@ -94,7 +94,7 @@ class Run:
         """Values at each step, by tag; of a script that logs none, none."""
         found = {}
         for root in (self.workspace.folder, self.workspace.checkpoint.parent):
-            for folder in {file.parent for file in root.rglob("events.out*")}:
+            for folder in sorted({file.parent for file in root.rglob("events.out*")}):
                 events = EventAccumulator(str(folder)).Reload()
                 tags = events.Tags()["scalars"]
                 found |= {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
