@@ -1,4 +1,4 @@
-"""Patched scripts that never resume: stand-ins in the shape of CorrMatch and SSL4MIS, on the CPU."""
+"""Patched scripts that never resume: stand-ins in the shape of CorrMatch, SSL4MIS and BCP, on the CPU."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("forking_on_the_cpu")
 STANDINS = Path(__file__).parents[1] / "standins"
 HEAD = BRPG | {"feature_dim": 16}
 EPOCHS = 4
+MEDICAL = ("ssl4mis", "bcp")
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Trainings:
 
     def steps(self, processes: int) -> int:
         """Iterations of an epoch."""
-        return STEPS_OF_SSL4MIS if self.framework == "ssl4mis" else 4 // processes
+        return STEPS_OF_SSL4MIS if self.framework in MEDICAL else 4 // processes
 
     @property
     def with_head(self) -> list[tuple[int, Run]]:
@@ -124,7 +125,7 @@ def test_state_and_scalars(trainings: Trainings) -> None:
         assert any(name.startswith("head.") for name in names)
         assert any(name.startswith("projection.") for name in names)
     logged = trainings.alone.scalars().get("brpg/loss", {})
-    if trainings.framework == "ssl4mis":
+    if trainings.framework in MEDICAL:
         calls = trainings.alone.calls[0]
         assert logged == {call["iteration"] + 1: pytest.approx(call["loss"]) for call in calls}, "as the script counts"
     assert "learning with" in trainings.alone.log
@@ -140,7 +141,7 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
     assert with_head is not None
     assert without is not None
     assert (with_head.variant, without.variant) == (WITH, WITHOUT)
-    assert list(with_head.scores) == ["Dice" if trainings.framework == "ssl4mis" else "mIoU"]
+    assert list(with_head.scores) == ["Dice" if trainings.framework in MEDICAL else "mIoU"]
     assert with_head.fixed == without.fixed
     assert (with_head.seed, with_head.setting) == (without.seed, without.setting)
 

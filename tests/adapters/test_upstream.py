@@ -15,6 +15,7 @@ from training import ALL, LASTING, RESUMING, assert_trains_as_unpatched, once, t
 
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.checkouts import BRPG
+from brpg_lib.examples.scenarios import STEPS_OF_SSL4MIS
 
 pytestmark = pytest.mark.upstream
 
@@ -73,7 +74,7 @@ def test_disabled_is_upstream_bit_for_bit(framework: str, script: str, tmp_path:
 def test_trains_for_30_steps(framework: str, script: str, processes: int, tmp_path: Path) -> None:
     if processes > 1 and not FRAMEWORKS[framework].ranks:
         return  # the script knows one process only
-    epochs, steps = (3, 13) if framework == "ssl4mis" else (8 * processes, 4 // processes)
+    epochs, steps = (3, STEPS_OF_SSL4MIS) if framework in ("ssl4mis", "bcp") else (8 * processes, 4 // processes)
     run = train(framework, script, checkout(framework), tmp_path, processes=processes, epochs=epochs)
     assert run.returncode == 0, run.log
     for rank in range(processes):
