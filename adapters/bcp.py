@@ -1,4 +1,4 @@
-"""BCP: images in which labeled and unlabeled ones are pasted into each other, after a training on labeled ones alone."""
+"""BCP: labeled and unlabeled images pasted into each other, after a training on the labeled ones alone."""
 
 from __future__ import annotations
 

@@ -43,6 +43,10 @@ class OwnDropout2d(nn.Module):
         kept = torch.rand(x.shape[:2], device=x.device, dtype=torch.float32, generator=generator) >= self.p
         return x * (kept.to(x.dtype) / (1 - self.p))[..., None, None]
 
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        return f"p={self.p}"
+
     def get_extra_state(self) -> Tensor:
         """Seed and number of draws: a resumed training goes on with both."""
         return torch.tensor([self.seed, self.drawn], device="cpu")

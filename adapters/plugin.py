@@ -189,7 +189,7 @@ class Plugin(nn.Module):
             self.teacher_projection = copy.deepcopy(projection).eval().requires_grad_(False)
         self.projection = own_dropout(projection, self._settings.seed)
         group["params"].extend(self.projection.parameters())
-        self._parallel = [self.projection]  # in a list, to keep the wrapper's names out of the state
+        self._parallel: list[nn.Module] = [self.projection]  # in a list, to keep the wrapper's names out of the state
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
             wrapper = nn.parallel.DistributedDataParallel(self.projection, device_ids=ids)

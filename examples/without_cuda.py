@@ -64,7 +64,7 @@ def stay_on_the_cpu() -> None:
     nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[assignment, misc]
     setattr(torch.cuda.amp, "autocast", autocast)  # noqa: B010
     setattr(torch.cuda.amp, "GradScaler", partial(torch.amp.GradScaler, "cpu"))  # noqa: B010
-    nn.SyncBatchNorm = _SyncBatchNorm  # type: ignore[misc]
+    nn.SyncBatchNorm = _SyncBatchNorm  # type: ignore[assignment, misc]
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 

@@ -40,7 +40,10 @@ SCORES = {
     "ddfp": ["mIoU_val", "mIoU_val_teacher"],
 }
 """Scalars whose mean is the score that is written down; DDFP's is the better one."""
-OWNERS = {"projection": {framework for framework, _ in RESUMING} - {"u2pl"}, "teacher_projection": {"unimatch-v2", "ddfp"}}
+OWNERS = {
+    "projection": {framework for framework, _ in RESUMING} - {"u2pl"},
+    "teacher_projection": {"unimatch-v2", "ddfp"},
+}
 OFF = {"enabled": False}
 WEIGHTLESS = {"loss_weight": 0.0}
 

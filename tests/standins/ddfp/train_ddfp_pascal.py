@@ -7,6 +7,7 @@ import os.path as osp
 import random
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ to_clean_status, to_mix_status, to_warm_status = (
 def main():
     global args, cfg
     args = parser.parse_args()
-    cfg = yaml.safe_load(open(args.config))
+    cfg = yaml.safe_load(Path(args.config).read_text())
     scaler, scaler_nf = GradScaler(), GradScaler()
     logger = init_log("global", logging.INFO)
     folder = osp.dirname(args.config)
@@ -66,7 +67,7 @@ def main():
 
     cfg_trainer, cfg_optim = cfg["trainer"], cfg["trainer"]["optimizer"]
     rate = cfg_optim["kwargs"]["lr"]
-    params_list = [dict(params=part.parameters(), lr=times * rate) for part, times in zip(parts, (1, 10))]
+    params_list = [{"params": part.parameters(), "lr": times * rate} for part, times in zip(parts, (1, 10))]
     optimizer = get_optimizer(params_list, cfg_optim)
     model, model_teacher, nf_model = parallel(model), parallel(model_teacher), parallel(nf_model)
     model_teacher.requires_grad_(False)
@@ -76,13 +77,11 @@ def main():
     lastest_model = osp.join(save_path, "ckpt.pth")
     if cfg["saver"].get("auto_resume", False) and osp.exists(lastest_model):
         best_prec, last_epoch = load_state(lastest_model, model, optimizer=optimizer, key="model_state")
-        load_state(lastest_model, nf_model, optimizer_nf=optimizer_nf, key='nf_model_state')
+        load_state(lastest_model, nf_model, optimizer_nf=optimizer_nf, key="nf_model_state")
 
     # has the groups of the optimizer that steps, unless that one was resumed
     optimizer_start = get_optimizer(params_list, cfg_optim)
-    lr_scheduler = get_scheduler(
-        cfg_trainer, len(train_loader_sup), optimizer_start, start_epoch=last_epoch
-    )
+    lr_scheduler = get_scheduler(cfg_trainer, len(train_loader_sup), optimizer_start, start_epoch=last_epoch)
     loss_flow = FlowLoss(nf_model.module.means)
 
     for epoch in range(last_epoch, cfg_trainer["epochs"]):
@@ -100,7 +99,7 @@ def main():
             tb_logger,
             logger,
             scaler,
-            scaler_nf
+            scaler_nf,
         )
         if cfg_trainer["eval_on"] and (epoch + 1) % 4 == 0:
             prec = prec_s = validate(model, val_loader)
@@ -114,9 +113,7 @@ def main():
                 state["best_miou"] = best_prec
                 if prec > best_prec:
                     best_prec = prec
-                    torch.save(
-                        state, osp.join(cfg["saver"]["snapshot_dir"], "ckpt_best.pth")
-                    )
+                    torch.save(state, osp.join(cfg["saver"]["snapshot_dir"], "ckpt_best.pth"))
                 torch.save(state, osp.join(cfg["saver"]["snapshot_dir"], "ckpt.pth"))
                 tb_logger.add_scalar("mIoU val", prec_s, epoch)
                 if epoch >= 1:
@@ -139,7 +136,7 @@ def train(
     tb_logger,
     logger,
     scaler,
-    scaler_nf
+    scaler_nf,
 ):
     ema_decay_origin = cfg["net"]["ema_decay"]
     mixing = epoch >= cfg["trainer"]["nf_start_epoch"] + 1

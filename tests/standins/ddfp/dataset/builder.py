@@ -51,4 +51,8 @@ def get_loader(cfg, seed):
 
     file = cfg["train"]["data_list"]
     unlabeled = file.replace("labeled.txt", "unlabeled.txt")
-    return loader("train", file, "sup"), loader("train", unlabeled, "unsup"), loader("val", cfg["val"]["data_list"], "val")
+    return (
+        loader("train", file, "sup"),
+        loader("train", unlabeled, "unsup"),
+        loader("val", cfg["val"]["data_list"], "val"),
+    )
