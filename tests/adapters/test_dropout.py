@@ -46,7 +46,14 @@ def test_keeps_the_dtype(dtype: torch.dtype) -> None:
 def test_the_global_generators_stay(device: torch.device) -> None:
     x, dropout = torch.rand(MAPS, device=device), OwnDropout2d(0.5, seed=0, stream=0)
     before = generators(device)
-    first, second = dropout(x), dropout(x)
+    dropout(x)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        first, second = dropout(x), dropout(x)
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
     assert all(map(torch.equal, before, generators(device)))
     assert not torch.equal(first, second), "each time anew"
 

@@ -222,6 +222,25 @@ def test_a_projection_in_no_optimizer() -> None:
     assert copy.deepcopy(projection).state_dict().keys() == projection.state_dict().keys()
 
 
+def test_a_projection_in_a_long_warm_up() -> None:
+    """Without weight decay the weights stay as long as the gradients are 0, as they are until the head learns."""
+    projection = ProjectionHead(3, 4)
+    optimizer = torch.optim.Adam(projection.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for weight in (0, 1):
+            for _ in range(230):
+                optimizer.zero_grad()
+                (weight * projection(torch.rand(2, 3, 4, 4)).square().mean()).backward()
+                optimizer.step()
+    projection = ProjectionHead(3, 4)
+    for _ in range(120):
+        (0 * projection(torch.rand(2, 3, 4, 4)).mean()).backward()
+    with pytest.warns(UserWarning, match="the same as 100 training passes ago"):
+        for _ in range(200):
+            projection(torch.rand(2, 3, 4, 4)).mean().backward()
+
+
 def test_a_projection_that_moves_in_between_is_left_alone() -> None:
     projection = ProjectionHead(3, 4)
     for _ in range(50):
