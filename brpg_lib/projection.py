@@ -75,7 +75,7 @@ class ProjectionHead(nn.Sequential):
         self._arrived = self._arrived | arrived if known else arrived
 
     def _look_whether_it_trains(self) -> None:
-        """Warn, once, where the weights are the same after many passes with gradients; only then is the device asked."""
+        """Warn, once, where the weights are the same after many passes with gradients; the device is asked once."""
         self._calls += 1
         last: Any = self[-1]
         if self._calls == 1:
