@@ -173,7 +173,8 @@ class Plugin(nn.Module):
 
         Args:
             in_channels: Channels of the decoder's features.
-            group: The optimizer's group of the decoder. The script goes on setting its learning rate.
+            group: The optimizer's group of the decoder. The script goes on setting its learning rate. With weight 0
+                nothing joins it.
             teacher: Keep an EMA copy for the teacher's features, moved by :meth:`update_teacher`.
         """
         if not self.enabled:
@@ -188,7 +189,8 @@ class Plugin(nn.Module):
         if teacher:
             self.teacher_projection = copy.deepcopy(projection).eval().requires_grad_(False)
         self.projection = own_dropout(projection, self._settings.seed)
-        group["params"].extend(self.projection.parameters())
+        if self.counts:  # or a script that scales or clips gradients together would see more of them
+            group["params"].extend(self.projection.parameters())
         self._parallel: list[nn.Module] = [self.projection]  # in a list, to keep the wrapper's names out of the state
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None

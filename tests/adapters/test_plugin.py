@@ -197,6 +197,13 @@ def test_with_weight_0_no_gradient_reaches_a_branch_of_the_script_s_own() -> Non
         assert all(features.grad is None for features in given)
 
 
+def test_with_weight_0_the_optimizer_is_the_script_s_alone() -> None:
+    optimizer = optimizer_of(Network())
+    before = [list(group["params"]) for group in optimizer.param_groups]
+    plugin(SMALL | {"loss_weight": 0.0}).add_projection(6, optimizer.param_groups[1], teacher=True)
+    assert [list(group["params"]) for group in optimizer.param_groups] == before
+
+
 @pytest.mark.parametrize(
     ("section", "counts"), [({}, True), ({"loss_weight": 0.0}, False), ({"enabled": False}, False)]
 )
