@@ -1,7 +1,7 @@
 """The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds their clones, by their names.
 
-Scripts of SSL4MIS, BCP and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs;
-DDFP's needs FrEIA.
+Scripts of SSL4MIS, BCP and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and
+yacs, and DDFP's needs FrEIA.
 """
 
 from __future__ import annotations
