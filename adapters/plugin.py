@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from brpg_lib.files import written_beside
 from brpg_lib.validation import require
 
 from . import results
+from .dropout import own_dropout
 from .settings import PREFIX, read_section
 
 PATIENCE = 10
@@ -38,7 +40,8 @@ class Plugin(nn.Module):
     """Holds all that a patched script adds, as the yaml's ``brpg:`` section says.
 
     With ``enabled: false`` it holds nothing and changes nothing; the script guards the lines that use the head with
-    ``if brpg.enabled``.
+    ``if brpg.enabled``. With ``loss_weight: 0`` all is as with a head, and the script's own losses and weights are, bit
+    for bit, those of a training without: nothing here draws from the global generators.
 
     Args:
         section: The yaml's ``brpg:`` section, or ``None``. See :func:`~brpg_lib.adapters.settings.read_section`.
@@ -87,14 +90,26 @@ class Plugin(nn.Module):
         self._settings = settings
         self.head = settings.build(num_classes, prefix=PREFIX)
 
+    @property
+    def counts(self) -> bool:
+        """Whether the head's loss is part of the training's: it is enabled, with a weight above 0."""
+        return self.enabled and self._settings.config.loss_weight > 0
+
     def tap(
-        self, model: nn.Module, *, features: str, logits: str, teacher: nn.Module | None = None, stride: int = 1
+        self,
+        model: nn.Module,
+        *,
+        features: str | None = None,
+        logits: str,
+        teacher: nn.Module | None = None,
+        stride: int = 1,
     ) -> None:
         """Listen to two layers.
 
         Args:
             model: The student.
-            features: Dotted name of the layer whose output is the decoder's features ``(B, in_channels, h, w)``.
+            features: Dotted name of the layer whose output is the decoder's features ``(B, in_channels, h, w)``;
+                ``None`` for what goes into the layer of the logits.
             logits: Name of the layer whose output is the logits ``(B, C, h, w)``, of the same size.
             teacher: The EMA teacher, if there is one; heard within :meth:`teacher_pass` only.
             stride: Each map is shrunk by it, for decoders whose maps are nearly as large as the image.
@@ -102,9 +117,10 @@ class Plugin(nn.Module):
         if not self.enabled:
             return
         self._stride = stride
-        self._taps = [FeatureTap(model, path).open() for path in (features, logits)]
+        places: list[dict[str, Any]] = [{"path": features or logits, "input": features is None}, {"path": logits}]
+        self._taps = [FeatureTap(model, **place).open() for place in places]
         if teacher is not None:
-            self._teacher_taps = [FeatureTap(teacher, path, grad=False) for path in (features, logits)]
+            self._teacher_taps = [FeatureTap(teacher, **place, grad=False) for place in places]
 
     def take(self, calls: int) -> list[tuple[Tensor, Tensor]]:
         """Features and logits of each training pass of the student in this step.
@@ -117,9 +133,17 @@ class Plugin(nn.Module):
         """
         return self._pairs(self._taps, calls)
 
-    def take_teacher(self) -> tuple[Tensor, Tensor]:
-        """Features and logits of the teacher's one pass in the last :meth:`teacher_pass`."""
-        return self._pairs(self._teacher_taps, 1)[0]
+    def take_teacher(self, calls: int = 1) -> tuple[Tensor, Tensor]:
+        """Features and logits of the teacher in the last :meth:`teacher_pass`.
+
+        Args:
+            calls: Passes that it made there; their images become one batch.
+
+        Raises:
+            RuntimeError: It made more or fewer.
+        """
+        features, logits = zip(*self._pairs(self._teacher_taps, calls), strict=True)
+        return torch.cat(features), torch.cat(logits)
 
     @contextmanager
     def teacher_pass(self) -> Iterator[None]:
@@ -165,7 +189,8 @@ class Plugin(nn.Module):
 
         Args:
             in_channels: Channels of the decoder's features.
-            group: The optimizer's group of the decoder. The script goes on setting its learning rate.
+            group: The optimizer's group of the decoder. The script goes on setting its learning rate. With weight 0
+                nothing joins it.
             teacher: Keep an EMA copy for the teacher's features, moved by :meth:`update_teacher`.
         """
         if not self.enabled:
@@ -173,14 +198,16 @@ class Plugin(nn.Module):
         device = group["params"][0].device
         with torch.random.fork_rng(devices=[]):  # the script's own draws stay those of a run without the plug-in
             torch.default_generator.manual_seed(self._settings.seed)  # torch.manual_seed would seed CUDA too
-            projection: nn.Module = ProjectionHead(in_channels, self._settings.feature_dim)
+            projection: nn.Sequential = ProjectionHead(in_channels, self._settings.feature_dim)
         if device.type == "cuda":
             projection = nn.SyncBatchNorm.convert_sync_batchnorm(projection)
-        self.projection = projection.to(device)
-        group["params"].extend(self.projection.parameters())
+        projection = projection.to(device)
         if teacher:
-            self.teacher_projection = copy.deepcopy(self.projection).eval().requires_grad_(False)
-        self._parallel = [self.projection]  # in a list, to keep the wrapper's names out of the state
+            self.teacher_projection = copy.deepcopy(projection).eval().requires_grad_(False)
+        self.projection = own_dropout(projection, self._settings.seed)
+        if self.counts:  # or a script that scales or clips gradients together would see more of them
+            group["params"].extend(self.projection.parameters())
+        self._parallel: list[nn.Module] = [self.projection]  # in a list, to keep the wrapper's names out of the state
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
             wrapper = nn.parallel.DistributedDataParallel(self.projection, device_ids=ids)
@@ -188,12 +215,18 @@ class Plugin(nn.Module):
 
     def project(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """Representations ``(B, D, h, w)`` of the student's feature maps, in one pass."""
-        dtype = next(
-            self.projection.parameters()
-        ).dtype  # maps of half precision, where the script's passes are autocast
-        together: Tensor = self._parallel[0](torch.cat(maps).to(dtype))
+        # in one pass, in the projection's precision: where the script's passes are autocast, maps may have half of it
+        dtype = next(self.projection.parameters()).dtype
+        together: Tensor = self._parallel[0](torch.cat([self._apart(part) for part in maps]).to(dtype))
         parts: tuple[Tensor, ...] = together.split([len(part) for part in maps])
         return parts
+
+    def _apart(self, features: Tensor) -> Tensor:
+        """The script's features; with weight 0 outside its graph, where even gradients of 0 can change the last digits.
+
+        What they are added to may come in another memory layout, and so take another way through the layers below.
+        """
+        return features if self.counts else features.detach().requires_grad_()
 
     def weak_view(self, features: Tensor, logits: Tensor, valid: Tensor | None = None) -> dict[str, Tensor | None]:
         """The weak view's fields of an :class:`UnlabeledBatch`; none in steps that sample nothing, to save the work.
@@ -230,6 +263,9 @@ class Plugin(nn.Module):
             raise RuntimeError(
                 f"brpg: its last {PATIENCE} losses were in no backward pass; add them to yours before it"
             )
+        if not hasattr(self, "projection"):
+            labeled = replace(labeled, features=self._apart(labeled.features))
+            unlabeled = unlabeled and replace(unlabeled, features=self._apart(unlabeled.features))
         output = self.head(labeled, unlabeled, iteration=iteration)
         if output.loss.requires_grad:
             self._unused_losses += 1

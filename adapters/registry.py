@@ -1,7 +1,9 @@
 """The frameworks that can be patched."""
 
 from .frameworks.allspark import ALLSPARK
+from .frameworks.bcp import BCP
 from .frameworks.corrmatch import CORRMATCH
+from .frameworks.ddfp import DDFP
 from .frameworks.prevmatch import PREVMATCH
 from .frameworks.semivl import SEMIVL
 from .frameworks.ssl4mis import SSL4MIS
@@ -24,5 +26,7 @@ FRAMEWORKS = {
         ALLSPARK,
         SEMIVL,
         SSL4MIS,
+        DDFP,
+        BCP,
     )
 }

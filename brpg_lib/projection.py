@@ -13,6 +13,12 @@ from brpg_lib.validation import require_integer, require_number
 PATIENCE = 100
 """Passes with gradients in which the weights may stay as they are; more than a gradient is accumulated over."""
 
+NOTHING = torch.zeros((), dtype=torch.bool, device="cpu")
+STILL = (
+    f"the weights of a ProjectionHead are the same as {PATIENCE} training passes ago: are they in an optimizer, with a "
+    "learning rate above 0? optimizer.add_param_group({'params': projection.parameters()}) adds them"
+)
+
 LAYERS: dict[int, tuple[Any, Any, Any]] = {
     2: (nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d),
     3: (nn.Conv3d, nn.BatchNorm3d, nn.Dropout3d),
@@ -39,6 +45,8 @@ class ProjectionHead(nn.Sequential):
         ValueError: An argument is out of range.
     """
 
+    _arrived = NOTHING
+
     def __init__(self, in_channels: int, feature_dim: int = 256, dropout: float = 0.1, spatial_dims: int = 2) -> None:
         in_channels = require_integer("in_channels", in_channels, 1)
         feature_dim = require_integer("feature_dim", feature_dim, 1)
@@ -56,24 +64,30 @@ class ProjectionHead(nn.Sequential):
         base: Any = super()
         output: Tensor = base.forward(features)
         if self.training and self._calls < PATIENCE and not torch.compiler.is_compiling() and output.requires_grad:
+            output.register_hook(self._note)
             self._look_whether_it_trains()
         return output
 
+    def _note(self, gradient: Tensor) -> None:
+        """Keep in mind, on the device, whether any gradient but 0 arrived: in a warm-up none does."""
+        arrived = gradient.any()
+        known = self._arrived.device == arrived.device
+        self._arrived = self._arrived | arrived if known else arrived
+
     def _look_whether_it_trains(self) -> None:
-        """Warn, once, where the weights are the same after many passes with gradients. The device is asked once."""
+        """Warn, once, where the weights are the same after many passes with gradients; the device is asked once."""
         self._calls += 1
         last: Any = self[-1]
         if self._calls == 1:
-            self._before = last.weight.detach().clone()
+            self._before, self._arrived = last.weight.detach().clone(), NOTHING
         elif self._calls == PATIENCE:
             before, self._before = self._before, torch.empty(0)
             comparable = before.device == last.weight.device and before.shape == last.weight.shape
             if comparable and last.weight.requires_grad and bool((before == last.weight).all()):
-                warn(
-                    f"the weights of a ProjectionHead are the same as {PATIENCE} training passes ago: are they in an "
-                    "optimizer, with a learning rate above 0? optimizer.add_param_group({'params': "
-                    "projection.parameters()}) adds them"
-                )
+                if self._arrived:
+                    warn(STILL)
+                else:
+                    self._calls = 0  # look again
 
 
 def _block(in_channels: int, out_channels: int, dropout: float, spatial_dims: int) -> tuple[nn.Module, ...]:

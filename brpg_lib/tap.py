@@ -53,6 +53,8 @@ class FeatureTap:
             tensor.
         grad: ``False`` collects the outputs *without* a gradient instead: for a teacher, with the ``with`` block around
             its forward pass.
+        input: ``True`` collects what goes into the layer, its first argument: for features of a layer that the network
+            also calls for other things.
 
     Raises:
         ValueError: ``module`` has no such layer; the message lists names like it.
@@ -60,14 +62,14 @@ class FeatureTap:
             part under ``torch.utils.checkpoint`` with ``use_reentrant=True``.
     """
 
-    def __init__(self, module: nn.Module, path: str, *, grad: bool = True) -> None:
+    def __init__(self, module: nn.Module, path: str, *, grad: bool = True, input: bool = False) -> None:
         require_instance(
             "module",
             module,
             nn.Module,
             "an nn.Module",
         )
-        self.path, self.grad = path, grad
+        self.path, self.grad, self.input = path, grad, input
         self._layer = layer_of(module, path)
         self._parallel = parallel_around(module, self._layer)
         self._compiled = any(_is_compiled(part) for part in module.modules())
@@ -167,8 +169,10 @@ class FeatureTap:
 
     def _hear(self, layer: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         """Forward hook of the layer, and of its replicas in threads of their own."""
+        output = (*inputs, None)[0] if self.input else output
         if not isinstance(output, Tensor):
-            raise TypeError(f"{self}: expected a layer whose output is one tensor, found {type(output).__name__}")
+            kind = "first input is a" if self.input else "output is one"
+            raise TypeError(f"{self}: expected a layer whose {kind} tensor, found {type(output).__name__}")
         if torch.compiler.is_compiling():  # what follows asks for more than compiled code can tell
             if output.requires_grad == self.grad:
                 self._keep(output, None)  # compiled graphs count versions their own way, and overwrite nothing

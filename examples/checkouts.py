@@ -151,6 +151,8 @@ WORKSPACES: dict[str, Callable[[Path, Path, int, dict[str, Any]], Workspace]] = 
     "semivl": scenarios.semivl,
     "corrmatch": scenarios.corrmatch,
     "ssl4mis": scenarios.ssl4mis,
+    "ddfp": scenarios.ddfp,
+    "bcp": scenarios.bcp,
 }
 
 

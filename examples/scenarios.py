@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 from brpg_lib.examples.made_up import (
     FILES,
     NUM_CLASSES,
+    UNLABELED,
     Workspace,
     write_changes,
     write_images,
@@ -25,6 +26,8 @@ from brpg_lib.examples.made_up import (
 )
 
 RESNET = "from model.backbone.resnet import resnet50 as network; network = network()"
+RESNET101 = """from model.model.resnet import resnet101
+network = resnet101(pretrained=False, fpn=True, replace_stride_with_dilation=[False, False, True])"""
 DINO = "from model.backbone.dinov2 import DINOv2; network = DINOv2(model_name='small')"
 DEEPLAB = {"backbone": "resnet50", "replace_stride_with_dilation": [False, False, True], "dilations": [1, 2, 3]}
 CRITERION = {"name": "CELoss", "kwargs": {"ignore_index": 255}}
@@ -70,7 +73,7 @@ SEMIVL = {
 """What SemiVL's yamls hold."""
 
 STEPS_OF_SSL4MIS = 13
-"""Iterations of an epoch: pairs among the 27 labeled slices of two patients."""
+"""Iterations of an epoch: pairs among the 27 labeled slices of two patients. For BCP the same."""
 
 
 def write_weights(checkout: Path, path: Path, code: str) -> None:
@@ -181,6 +184,48 @@ def _pascal(folder: Path, splits: str, config: dict[str, Any]) -> Workspace:
     return Workspace(folder, [*ARGUMENTS, "--save-path=exp"], folder / "exp/latest.pth")
 
 
+def ddfp(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for DDFP; its script for Cityscapes counts on that data set's 19 classes, the other on 21."""
+    names = write_images(folder / "VOC")
+    for split, path in {"labeled": "labeled.txt", "unlabeled": "unlabeled.txt", "test": "val.txt"}.items():
+        write_lines(folder / "splits/pascal" / path, names[split])
+    write_weights(checkout, folder / "resnet101.pth", RESNET101)
+    train = {"data_root": "VOC", "data_list": "splits/pascal/labeled.txt"}
+    dataset = {
+        "type": "pascal_semi",
+        "train": train,
+        "val": train | {"data_list": "splits/pascal/val.txt"},
+        "train_crop_size": 65,
+        "batch_size": 2,
+        "n_sup": 10582 - UNLABELED,  # DDFP draws the rest of PASCAL's 10582 images per epoch
+        "workers": 0,
+        "ignore_label": 255,
+        "num_cls": 21,
+    }
+    trainer = {
+        "epochs": epochs,
+        "eval_on": True,
+        "optimizer": {"type": "SGD", "kwargs": {"lr": 0.001, "momentum": 0.9, "weight_decay": 0.0001}},
+        "lr_scheduler": {"mode": "poly", "kwargs": {"power": 0.9}},
+        "sup_only_epoch": 1,
+        "nf_start_epoch": 1,
+        "thresh": 0.1,
+    }
+    flow = {"n_components": 21, "lr": 0.001, "n_blocks": 2, "clamping": 2.0, "noise": 0.05, "grad_clip": 50}
+    config = {
+        "dataset": dataset,
+        "trainer": trainer,
+        "saver": {"snapshot_dir": "checkpoints", "pretrain": "", "auto_resume": True},
+        "criterion": {"type": "CELoss", "kwargs": {"use_weight": False}},
+        "net": {"num_classes": 21, "sync_bn": True, "ema_decay": 0.99},
+        "flow": flow | {"layer_dims": 32, "input_dims": 256},
+        "adv": {"eps": 4.0, "eps_rand_init": False, "zero_init": True, "tiny_rand_init": False},
+        "brpg": brpg,
+    }
+    write_yaml(folder, config)
+    return Workspace(folder, ["--config=config.yaml", "--seed=0"], folder / "checkpoints/ckpt.pth")
+
+
 def _training(epochs: int, brpg: dict[str, Any]) -> dict[str, Any]:
     """What the yamls of UniMatch and its descendants share."""
     return {"data_root": "data", "epochs": epochs, "batch_size": 2, "lr": 1e-3, "conf_thresh": 0.95, "brpg": brpg}
@@ -188,22 +233,29 @@ def _training(epochs: int, brpg: dict[str, Any]) -> dict[str, Any]:
 
 def ssl4mis(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
     """A workspace for SSL4MIS; its scripts count iterations, and start in a folder ``code``."""
+    code, arguments = _patients(folder, epochs, brpg)
+    if (checkout / "configs").is_dir():
+        shutil.copytree(checkout / "configs", code / "configs", dirs_exist_ok=True)
+    arguments += ["--labeled_num=2", "--labeled_bs=2", "--batch_size=4"]
+    return Workspace(code, arguments, folder / "model/made_up_2_labeled/unet/unet_best_model.pth")
+
+
+def bcp(checkout: Path, folder: Path, epochs: int, brpg: dict[str, Any]) -> Workspace:
+    """A workspace for BCP; its script copies itself, out of the folder ``code`` that it starts in."""
+    code, arguments = _patients(folder, epochs, brpg)
+    shutil.copy(checkout / "ACDC_BCP_train.py", code)
+    arguments += ["--labelnum=2", "--labeled_bs=4", "--batch_size=8", "--pre_iterations=20"]
+    return Workspace(code, arguments, code / "model/BCP/ACDC_made_up_2_labeled/self_train/unet_best_model.pth")
+
+
+def _patients(folder: Path, epochs: int, brpg: dict[str, Any]) -> tuple[Path, list[str]]:
+    """Slices of patients, and the folder and arguments of a script that counts iterations."""
     data, code = folder / "data/Prostate", folder / "code"
     names = write_slices(data, labeled=27, unlabeled=8)  # as many as the scripts expect of two patients
     write_lines(data / "train_slices.list", [*names["labeled"], *names["unlabeled"]])
     write_lines(data / "val.list", names["test"])
     code.mkdir(exist_ok=True)
-    if (checkout / "configs").is_dir():
-        shutil.copytree(checkout / "configs", code / "configs", dirs_exist_ok=True)
     lengths = {"warmup": STEPS_OF_SSL4MIS / 1000, "collect": STEPS_OF_SSL4MIS / 1000}
     (code / "brpg.yaml").write_text(yaml.safe_dump({"brpg": lengths | brpg}))
-    arguments: Sequence[str] = (
-        "--root_path=../data/Prostate",
-        "--exp=made_up",
-        "--labeled_num=2",
-        "--labeled_bs=2",
-        "--batch_size=4",
-        f"--max_iterations={STEPS_OF_SSL4MIS * epochs}",
-        "--brpg=brpg.yaml",
-    )
-    return Workspace(code, arguments, folder / "model/made_up_2_labeled/unet/unet_best_model.pth")
+    iterations = f"--max_iterations={STEPS_OF_SSL4MIS * epochs}"
+    return code, ["--root_path=../data/Prostate", "--exp=made_up", iterations, "--brpg=brpg.yaml"]

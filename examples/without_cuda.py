@@ -31,13 +31,16 @@ class _DistributedDataParallel(nn.parallel.DistributedDataParallel):
         super().__init__(module, **options)
 
 
-class _BatchNorm(nn.BatchNorm2d):
-    """In the place of synchronized batch norm, which networks may also be built of."""
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Plain batch norm, for networks that are built with synchronized one."""
 
     @staticmethod
-    def convert_sync_batchnorm(module: nn.Module, *_: Any) -> nn.Module:
-        """Leave the network as it is."""
+    def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
+        """The module as it is."""
         return module
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Any will do."""
 
 
 def stay_on_the_cpu() -> None:
@@ -61,7 +64,7 @@ def stay_on_the_cpu() -> None:
     nn.parallel.DistributedDataParallel = _DistributedDataParallel  # type: ignore[assignment, misc]
     setattr(torch.cuda.amp, "autocast", autocast)  # noqa: B010
     setattr(torch.cuda.amp, "GradScaler", partial(torch.amp.GradScaler, "cpu"))  # noqa: B010
-    nn.SyncBatchNorm = _BatchNorm  # type: ignore[assignment, misc]
+    nn.SyncBatchNorm = _SyncBatchNorm  # type: ignore[assignment, misc]
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 

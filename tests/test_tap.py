@@ -147,6 +147,28 @@ def test_a_layer_without_one_tensor_is_refused(net: Net) -> None:
         net.pair(X.clone().requires_grad_())
 
 
+def test_what_goes_into_a_layer(net: Net) -> None:
+    """Though the layer before is called for other things too."""
+    with FeatureTap(net, "classifier", input=True) as tap, FeatureTap(net, "fuse") as before:
+        net(X)
+        net.fuse(net.backbone(X))  # such as an attack
+        with torch.no_grad():
+            net(X)
+        (features,), (output, _) = tap.take(1), before.take(2)
+        assert features.requires_grad
+        assert torch.equal(features, output)
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    with FeatureTap(teacher, "classifier", grad=False, input=True) as tap:
+        teacher(X)
+        (features,) = tap.take(1)
+        assert not features.requires_grad
+    with FeatureTap(net, "pair", input=True) as tap:
+        net.pair(X.clone().requires_grad_())
+        tap.take(1)
+        with pytest.raises(TypeError, match="expected a layer whose first input is a tensor, found list"):
+            net.pair([X])
+
+
 def test_inside_wrappers(net: Net) -> None:
     class Wrapped(nn.Module):
         def __init__(self, module: nn.Module) -> None:

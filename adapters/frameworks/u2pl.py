@@ -123,7 +123,7 @@ def extras(found: Found) -> Iterator[Edit]:
     for switch in filter(_is_switch, ast.walk(found.tree)):
         assert isinstance(switch, ast.Call)
         # The paper's total loss has no other contrastive term on the representation.
-        yield replaced(switch, f"not brpg.enabled and {ast.unparse(switch)}".replace("'", '"'))
+        yield replaced(switch, f"not brpg.counts and {ast.unparse(switch)}".replace("'", '"'))
         found.findings.add(
             "contrastive loss", ast.unparse(switch), switch.lineno, note="off with the head, as in the paper"
         )

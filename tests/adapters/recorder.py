@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def record(plugin_forward: Any, folder: Path, kill_at: int) -> Any:
 
 
 def bring_back_old_names() -> None:
-    """What U2PL needs to run unpatched; patched, it must do without."""
+    """What U2PL, DDFP and BCP need to run unpatched; patched, they must do without."""
+    sys.modules["asyncore"] = SimpleNamespace(write=None)  # type: ignore[assignment]
     collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
     _BaseDataLoaderIter.next = _BaseDataLoaderIter.__next__  # type: ignore[attr-defined]
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from brpg_lib.adapters import plugin
 from brpg_lib.adapters.plugin import Plugin
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES, Workspace
-from brpg_lib.examples.without_cuda import _BatchNorm, _DistributedDataParallel
+from brpg_lib.examples.without_cuda import _DistributedDataParallel, _SyncBatchNorm
 
 EPOCHS = 2
 SECTION = BRPG | {
@@ -94,7 +94,7 @@ def _as_a_script(checkout: Path, place: Workspace) -> Iterator[None]:
         patch.object(torch.cuda, "set_device", itself),
         patch.object(dist, "init_process_group", lambda backend=None, *args, **kwargs: init("gloo", *args, **kwargs)),
         patch.object(nn.parallel, "DistributedDataParallel", _DistributedDataParallel),
-        patch.object(nn, "SyncBatchNorm", _BatchNorm),
+        patch.object(nn, "SyncBatchNorm", _SyncBatchNorm),
         patch.object(sys, "path", [str(checkout), *sys.path]),
         patch.object(sys, "argv", ["mutant.py", *place.arguments]),
         patch.dict(os.environ, ranks),

@@ -111,13 +111,13 @@ def test_edits_elsewhere_and_fixes_done_already_do_not_matter(framework: str, ch
         for old, new in {
             "loader_l_iter.next()": "next(loader_l_iter)",
             '"--local_rank"': '"--local_rank", "--local-rank"',
-            " loss.backward()": " loss.backward()  # mine",
+            ".backward()\n": ".backward()  # mine\n",
             'torch.load(os.path.join(args.save_path, "latest.pth"))': (
                 'torch.load(os.path.join(args.save_path, "latest.pth"), weights_only=False)'
             ),
         }.items():
             text = text.replace(old, new)
-        assert text.count("# mine") == 1
+        assert text.count("# mine") >= 1
         assert ("local-rank" in text) == FRAMEWORKS[framework].ranks
         path.write_text("# my copy\nimport json\n" + text.replace("    main()\n", "    print(json)\n    main()\n"))
     assert main(["patch", framework, str(checkout), "--check"]) == 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import CLASSES, DIM, same, state
+from builders import CLASSES, DIM, labeled, same, state, unlabeled
 from plugins import SMALL, Network, optimizer_of, plugin, projecting, run, step
+
+from brpg_lib import Phase
 
 # --- Disabled ---------------------------------------------------------------------------------------------------------
 
@@ -70,6 +74,7 @@ def test_the_projection_leaves_the_random_state(device: torch.device) -> None:
     torch.rand(3, device=device)
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())]
     brpg.add_projection(6, group, teacher=True)
+    brpg.project(torch.ones(2, 6, 4, 4, device=device))
     after = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())]
     assert all(map(torch.equal, states, after))
     assert {p.device.type for p in brpg.projection.parameters()} == {device.type}
@@ -95,7 +100,8 @@ def test_the_teacher_is_no_parameter_and_starts_as_the_student() -> None:
     optimizer = optimizer_of(Network())
     brpg = plugin()
     brpg.add_projection(6, optimizer.param_groups[1], teacher=True)
-    assert same(state(brpg.projection), state(brpg.teacher_projection))
+    student, average = state(brpg.projection), state(brpg.teacher_projection)
+    assert same({name: student[name] for name in average}, average)
     assert not any(p.requires_grad for p in brpg.teacher_projection.parameters())
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert trained.isdisjoint(map(id, brpg.teacher_projection.parameters()))
@@ -160,6 +166,51 @@ def test_weak_views_are_sampled_again_when_clustering_again() -> None:
     assert sampled == [False, True, True, True, True, True]
 
 
+# --- Weight 0 ---------------------------------------------------------------------------------------------------------
+
+
+def test_with_weight_0_no_gradient_reaches_the_script() -> None:
+    """Not even one of 0: added, it could change the memory layout of others, and so their last digits."""
+    brpg = projecting({"loss_weight": 0.0})
+    features = torch.randn(4, 6, 9, 11, requires_grad=True)
+    before = state(brpg.projection)
+    for iteration in range(6):
+        rep_l, rep_u = brpg.project(features[:2], features[2:])
+        weak = brpg.weak_view(features[2:], torch.randn(2, CLASSES, 9, 11))
+        strong = replace(unlabeled(iteration), features=rep_u, **weak)
+        loss = brpg(replace(labeled(iteration), features=rep_l), strong, iteration=iteration)
+        loss.backward()
+        assert loss == 0
+        assert features.grad is None
+        assert all(p.grad is not None and not p.grad.any() for p in brpg.projection.parameters())
+    assert brpg.head.phase is Phase.LEARN
+    assert brpg.head.bank.mask.any(), "all else is as ever"
+    assert not same(before, state(brpg.projection)), "its statistics"
+
+
+def test_with_weight_0_no_gradient_reaches_a_branch_of_the_script_s_own() -> None:
+    brpg = plugin(SMALL | {"loss_weight": 0.0})
+    for iteration in range(6):
+        batches = labeled(iteration), unlabeled(iteration)
+        given = [batch.features.requires_grad_() for batch in batches]
+        brpg(*batches, iteration=iteration).backward()
+        assert all(features.grad is None for features in given)
+
+
+def test_with_weight_0_the_optimizer_is_the_script_s_alone() -> None:
+    optimizer = optimizer_of(Network())
+    before = [list(group["params"]) for group in optimizer.param_groups]
+    plugin(SMALL | {"loss_weight": 0.0}).add_projection(6, optimizer.param_groups[1], teacher=True)
+    assert [list(group["params"]) for group in optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize(
+    ("section", "counts"), [({}, True), ({"loss_weight": 0.0}, False), ({"enabled": False}, False)]
+)
+def test_what_counts(section: dict[str, Any], counts: bool) -> None:
+    assert plugin(section).counts == counts
+
+
 # --- Taps -------------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +242,23 @@ def test_taps_hear_the_training_passes_only(stride: int, size: tuple[int, int]) 
     network(images[0])
     with pytest.raises(RuntimeError, match="expected 2 calls"):
         brpg.take(2)
+
+
+def test_features_that_go_into_the_layer_of_the_logits() -> None:
+    network, teacher = Network(), Network().requires_grad_(False)
+    brpg = plugin()
+    brpg.tap(network, teacher=teacher, logits="classifier")
+    images = torch.randn(2, 3, 7, 8)
+    logits = network(images)
+    network.decoder(images)  # for something else
+    with brpg.teacher_pass():
+        passes = [teacher(image[None]) for image in images]
+    ((features, heard),) = brpg.take(1)
+    assert torch.equal(features, network.decoder(images))
+    assert torch.equal(heard, logits)
+    weak_features, weak_logits = brpg.take_teacher(2)
+    assert torch.equal(weak_logits, torch.cat(passes)), "both passes, in one batch"
+    assert weak_features.shape == (2, 6, 7, 8)
 
 
 # --- Steps ------------------------------------------------------------------------------------------------------------

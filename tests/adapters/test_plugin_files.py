@@ -46,6 +46,8 @@ def test_save_and_load(latest: Path, steps: int) -> None:
     resumed = projecting(teacher=True)
     resumed.load(str(latest), 5)
     assert torch.equal(step(resumed, steps), step(brpg, steps))
+    maps = torch.randn(2, 6, 4, 4)
+    assert torch.equal(*(plugged.project(maps)[0] for plugged in (resumed, brpg))), "with the same channels dropped"
     assert same(state(resumed), state(brpg))
 
 

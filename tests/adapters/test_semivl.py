@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from brpg_lib import LabeledBatch, UnlabeledBatch
-from brpg_lib.adapters.plugin import Plugin
 from brpg_lib.adapters.frameworks.semivl import PLUGIN, STEP
+from brpg_lib.adapters.plugin import Plugin
 
 CLASSES, CHANNELS, SIDE = 3, 2, 4
 

@@ -18,8 +18,7 @@ import torch
 import training
 from builders import same
 from forking import forking_on_the_cpu  # noqa: F401
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import RESUMING, Run, train
+from training import RESUMING, Run, assert_trains_as_unpatched, once, train
 
 from brpg_lib.benchmarks.compare.result_files import read_result
 from brpg_lib.benchmarks.compare.runs import WITH, WITHOUT
@@ -30,7 +29,7 @@ STANDINS = Path(__file__).parents[1] / "standins"
 EPOCHS, STEPS = 4, 4
 """Steps of an epoch of one process: an epoch of warm-up, one of collecting, two of learning."""
 
-OWN_SCALAR = {"u2pl": "Sup_Loss", "unimatch": "train/loss", "unimatch-v2": "train/loss"}
+OWN_SCALAR = {"u2pl": "Sup_Loss", "ddfp": "Sup_Loss", "unimatch": "train/loss", "unimatch-v2": "train/loss"}
 SCORES = {
     "u2pl": ["mIoU_val"],
     "unimatch": ["eval/mIoU"],
@@ -39,10 +38,15 @@ SCORES = {
     "unimatch-v2-remote-sensing": ["eval/unchanged_IoU_ema", "eval/changed_IoU_ema"],
     "unimatch-medical": ["eval/MeanDice"],
     "allspark": ["eval/mIoU"],
+    "ddfp": ["mIoU_val", "mIoU_val_teacher"],
 }
-"""Scalars whose mean is the score that is written down."""
-OWNERS = {"projection": {framework for framework, _ in RESUMING} - {"u2pl"}, "teacher_projection": {"unimatch-v2"}}
+"""Scalars whose mean is the score that is written down; DDFP's is the better one."""
+OWNERS = {
+    "projection": {framework for framework, _ in RESUMING} - {"u2pl"},
+    "teacher_projection": {"unimatch-v2", "ddfp"},
+}
 OFF = {"enabled": False}
+WEIGHTLESS = {"loss_weight": 0.0}
 
 
 def checkout(framework: str) -> Path:
@@ -65,6 +69,7 @@ class Trainings:
     alone: Run  # one process
     unpatched: Run
     disabled: Run
+    weightless: Run  # with a head whose loss counts nothing
 
     def files(self, run: Run) -> set[str]:
         return {file.name for file in run.workspace.checkpoint.parent.glob("*.pth")}
@@ -116,6 +121,7 @@ def trainings(
         run("alone"),
         run("unpatched", patched=False),
         run("disabled", brpg=OFF),
+        run("weightless", brpg=head(framework) | WEIGHTLESS),
     ]
     with ThreadPoolExecutor(2) as pool:
         (killed, resumed), *others = pool.map(lambda job: job(), jobs)
@@ -135,7 +141,7 @@ def test_each_phase_has_its_loss(trainings: Trainings) -> None:
                 assert call["requires_grad"]
                 assert (call["loss"] > 0) == (call["phase"] == "learn")
                 assert (call["prototypes"] > 0) == (call["phase"] == "learn")
-            assert all(call["received"] == [1.0] for call in calls[1:]), "the loss was in each backward pass, once"
+            assert all(once(call["received"]) for call in calls[1:]), "the loss was in each backward pass, once"
             assert calls[2 * steps - 1]["rows"] > 0
             sampling = {"collect", "learn"} if trainings.framework == "u2pl" else {"collect"}
             assert {call["phase"] for call in calls if call["weak"]} == sampling
@@ -214,18 +220,29 @@ def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
     states = [trainings.checkpoint(run) for run in (*runs, trainings.alone)]
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
-    assert scalars(runs[0]) == scalars(runs[1])
+    assert runs[0].scalars() == runs[1].scalars()
 
 
-def scalars(run: Run) -> dict[str, dict[int, float]]:
-    """Values at each step, by tag, of the one folder with event files."""
-    (folder,) = {file.parent for file in run.workspace.folder.rglob("events.out*")}
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+def test_weight_0_leaves_the_script_s_training_as_it_is(trainings: Trainings) -> None:
+    assert trainings.weightless.returncode == 0, trainings.weightless.log
+    assert trainings.weightless.calls[0][-1]["prototypes"] > 0, "the head does all else"
+    assert_trains_as_unpatched(trainings.weightless, trainings.unpatched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("framework", "script"), RESUMING)
+def test_weight_0_on_two_processes(framework: str, script: str, blank: Callable[[str], Path], tmp_path: Path) -> None:
+    runs = []
+    for patched in (False, True):
+        folder = shutil.copytree(blank(framework), tmp_path / str(patched))
+        options: dict[str, Any] = {"patched": patched, "brpg": head(framework) | WEIGHTLESS, "processes": 2}
+        runs.append(train(framework, script, checkout(framework), folder, epochs=EPOCHS, **options))
+        assert runs[-1].returncode == 0, runs[-1].log
+    assert_trains_as_unpatched(runs[1], runs[0])
 
 
 def test_scalars(trainings: Trainings) -> None:
-    found = scalars(trainings.alone)
+    found = trainings.alone.scalars()
     calls = {call["iteration"]: call for call in trainings.alone.calls[0]}
     steps = found[OWN_SCALAR.get(trainings.framework, "train/loss_all")].keys()
     assert len(steps) >= 2
@@ -243,9 +260,10 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
         last = found["validations"][-1]
         score = last["dice" if trainings.framework == "unimatch-medical" else "miou"]
         if run is not trainings.resumed:  # whose scalars are in two files
-            logged = [scalars(run)[name][EPOCHS - 1] for name in SCORES[trainings.framework]]
-            assert score == pytest.approx(np.mean(logged), abs=1e-3)
-        if trainings.framework not in ("u2pl", "unimatch-medical"):
+            logged = [run.scalars()[name][EPOCHS - 1] for name in SCORES[trainings.framework]]
+            expected = max(logged) if trainings.framework == "ddfp" else np.mean(logged)
+            assert score == pytest.approx(expected, abs=1e-3)
+        if trainings.framework not in ("u2pl", "unimatch-medical", "ddfp"):
             assert np.mean(list(last["iou"].values())) == pytest.approx(score)
         compared.append(read_result(path))
     resumed, alone, disabled = compared
@@ -289,6 +307,20 @@ def test_the_rate_after_a_resume(fixes: tuple[str, ...], blank: Callable[[str], 
     if fixes:
         steps = 3 * STEPS
         assert rates[1] == pytest.approx([rate * (1 / (steps - 2 * STEPS + 1)) ** 0.9 for rate in rates[0]])
+
+
+@pytest.mark.parametrize("fixes", [(), ("lost-teacher",)])
+def test_the_teacher_after_a_resume(fixes: tuple[str, ...], blank: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(blank("ddfp"), tmp_path, dirs_exist_ok=True)
+    options: dict[str, Any] = {"epochs": 3, "brpg": head("ddfp"), "fixes": fixes}
+    weights = []
+    for name, kill_at in (("killed", 2 * STEPS + 1), ("resumed", -1)):
+        run = train("ddfp", "train_ddfp_pascal.py", checkout("ddfp"), tmp_path, **options, kill_at=kill_at, name=name)
+        state = torch.load(run.workspace.checkpoint, weights_only=False)["teacher_state"]
+        weights.append(state["module.decoder.final.weight"])
+    assert run.returncode == 0, run.log
+    moved = (weights[1] - weights[0]).norm() / weights[0].norm()
+    assert (moved < 0.1) == bool(fixes), "another network unless fixed"
 
 
 def test_under_torchrun(blank: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

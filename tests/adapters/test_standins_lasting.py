@@ -1,4 +1,4 @@
-"""Patched scripts that never resume: stand-ins in the shape of CorrMatch, SemiVL and SSL4MIS, on the CPU."""
+"""Patched scripts that never resume: stand-ins in the shape of CorrMatch, SemiVL, SSL4MIS and BCP, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from builders import same
 from forking import forking_on_the_cpu  # noqa: F401
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import LASTING, Run, once, train
+from training import LASTING, Run, assert_trains_as_unpatched, once, train
 
 from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.benchmarks.compare.result_files import read_result
@@ -25,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("forking_on_the_cpu")
 STANDINS = Path(__file__).parents[1] / "standins"
 HEAD = BRPG | {"feature_dim": 16}
 EPOCHS = 4
+MEDICAL = ("ssl4mis", "bcp")
 
 
 @dataclass
@@ -36,10 +35,11 @@ class Trainings:
     pair: Run | None  # two processes, if the script knows them
     unpatched: Run
     disabled: Run
+    weightless: Run  # with a head whose loss counts nothing
 
     def steps(self, processes: int) -> int:
         """Iterations of an epoch."""
-        return STEPS_OF_SSL4MIS if self.framework == "ssl4mis" else 4 // processes
+        return STEPS_OF_SSL4MIS if self.framework in MEDICAL else 4 // processes
 
     @property
     def with_head(self) -> list[tuple[int, Run]]:
@@ -64,7 +64,9 @@ def trainings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         pair = pool.submit(run, "pair", processes=2) if FRAMEWORKS[framework].ranks else None
         unpatched = pool.submit(run, "unpatched", patched=False)
         disabled = pool.submit(run, "disabled", brpg={"enabled": False})
-    return Trainings(framework, alone.result(), pair and pair.result(), unpatched.result(), disabled.result())
+        weightless = pool.submit(run, "weightless", brpg=HEAD | {"loss_weight": 0.0})
+    others = (unpatched.result(), disabled.result(), weightless.result())
+    return Trainings(framework, alone.result(), pair and pair.result(), *others)
 
 
 def test_each_phase_has_its_loss(trainings: Trainings) -> None:
@@ -88,35 +90,26 @@ def test_each_phase_has_its_loss(trainings: Trainings) -> None:
                 assert len({call[key] for call in calls}) == 1, f"{key} at iteration {calls[0]['iteration']}"
 
 
-def saved(run: Run) -> dict[str, Any]:
-    """Contents of all files that the script and the plug-in saved, by name."""
-    files = sorted(run.workspace.checkpoint.parent.rglob("*.pth"))
-    return {file.name: torch.load(file, weights_only=False) for file in files}
-
-
-def scalars(run: Run) -> dict[str, dict[int, float]]:
-    """Values at each step, by tag; of a script that logs none, none."""
-    found = {}
-    for folder in {file.parent for file in run.workspace.checkpoint.parent.rglob("events.out*")}:
-        events = EventAccumulator(str(folder)).Reload()
-        found |= {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-    return found
-
-
 def test_disabled_is_unpatched_bit_for_bit(trainings: Trainings) -> None:
     for run in (trainings.unpatched, trainings.disabled):
         assert run.returncode == 0, run.log
         assert not run.calls
-    before, after = saved(trainings.unpatched), saved(trainings.disabled)
+    before, after = trainings.unpatched.saved(), trainings.disabled.saved()
     assert len(before) >= 1
     assert before.keys() == after.keys()
     assert same(before, after)
-    assert scalars(trainings.unpatched) == scalars(trainings.disabled)
-    assert not same(before, saved(trainings.alone)), "the head makes a difference"
+    assert trainings.unpatched.scalars() == trainings.disabled.scalars()
+    assert not same(before, trainings.alone.saved()), "the head makes a difference"
+
+
+def test_weight_0_leaves_the_script_s_training_as_it_is(trainings: Trainings) -> None:
+    assert trainings.weightless.returncode == 0, trainings.weightless.log
+    assert trainings.weightless.calls[0][-1]["prototypes"] > 0, "the head does all else"
+    assert_trains_as_unpatched(trainings.weightless, trainings.unpatched)
 
 
 def test_the_head_s_loss_is_added_to_the_script_s(trainings: Trainings) -> None:
-    without, with_head = scalars(trainings.unpatched), scalars(trainings.alone)
+    without, with_head = trainings.unpatched.scalars(), trainings.alone.scalars()
     assert without.keys() == {tag for tag in with_head if not tag.startswith("brpg/")}
     if "info/total_loss" in without:
         pairs = [(value, with_head["info/total_loss"][step]) for step, value in without["info/total_loss"].items()]
@@ -125,14 +118,14 @@ def test_the_head_s_loss_is_added_to_the_script_s(trainings: Trainings) -> None:
 
 
 def test_state_and_scalars(trainings: Trainings) -> None:
-    states = {name: state for name, state in saved(trainings.alone).items() if ".brpg." in name}
+    states = {name: state for name, state in trainings.alone.saved().items() if ".brpg." in name}
     assert len(states) >= 1
     for state in states.values():
         names = state["plugin"].keys()
         assert any(name.startswith("head.") for name in names)
         assert any(name.startswith("projection.") for name in names)
-    logged = scalars(trainings.alone).get("brpg/loss", {})
-    if trainings.framework == "ssl4mis":
+    logged = trainings.alone.scalars().get("brpg/loss", {})
+    if trainings.framework in MEDICAL:
         calls = trainings.alone.calls[0]
         assert logged == {call["iteration"] + 1: pytest.approx(call["loss"]) for call in calls}, "as the script counts"
     assert "learning with" in trainings.alone.log
@@ -148,7 +141,7 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
     assert with_head is not None
     assert without is not None
     assert (with_head.variant, without.variant) == (WITH, WITHOUT)
-    assert list(with_head.scores) == ["Dice" if trainings.framework == "ssl4mis" else "mIoU"]
+    assert list(with_head.scores) == ["Dice" if trainings.framework in MEDICAL else "mIoU"]
     assert with_head.fixed == without.fixed
     assert (with_head.seed, with_head.setting) == (without.seed, without.setting)
 

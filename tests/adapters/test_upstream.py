@@ -1,7 +1,7 @@
 """The real upstream scripts, patched: BRPG_UPSTREAM names a folder that holds their clones, by their names.
 
-Scripts of SSL4MIS and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and yacs;
-AllSpark needs mmcv, and SemiVL mmcv 1, mmsegmentation 0, timm 0.6, CLIP and seaborn.
+Scripts of SSL4MIS, BCP and UniMatch's cardiac segmentation also need what their READMEs list, such as h5py, MedPy and
+yacs; DDFP needs FrEIA, AllSpark mmcv, and SemiVL mmcv 1, mmsegmentation 0, timm 0.6, CLIP and seaborn.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from builders import same
-from training import LASTING, RESUMING, once, train
+from training import ALL, LASTING, RESUMING, assert_trains_as_unpatched, once, train
 
 from brpg_lib.adapters.registry import FRAMEWORKS
+from brpg_lib.examples.checkouts import BRPG
+from brpg_lib.examples.scenarios import STEPS_OF_SSL4MIS
 
 pytestmark = pytest.mark.upstream
 
@@ -73,7 +75,7 @@ def test_disabled_is_upstream_bit_for_bit(framework: str, script: str, tmp_path:
 def test_trains_for_30_steps(framework: str, script: str, processes: int, tmp_path: Path) -> None:
     if processes > 1 and not FRAMEWORKS[framework].ranks:
         return  # the script knows one process only
-    epochs, steps = (3, 13) if framework == "ssl4mis" else (8 * processes, 4 // processes)
+    epochs, steps = (3, STEPS_OF_SSL4MIS) if framework in ("ssl4mis", "bcp") else (8 * processes, 4 // processes)
     run = train(framework, script, checkout(framework), tmp_path, processes=processes, epochs=epochs)
     assert run.returncode == 0, run.log
     for rank in range(processes):
@@ -101,8 +103,26 @@ def test_disabled_is_upstream_bit_for_bit_without_resuming(framework: str, scrip
         options = {"patched": patched, "epochs": 2, "brpg": {"enabled": False}}
         run = train(framework, script, checkout(framework), folder, **options)
         assert run.returncode == 0, run.log
-        files = sorted(run.workspace.checkpoint.parent.rglob("*.pth"))
-        kept.append({file.name: torch.load(file, weights_only=False) for file in files})
+        kept.append(run.saved())
     assert len(kept[0]) >= 1
     assert kept[0].keys() == kept[1].keys(), "no file of the plug-in among them"
     assert same(*kept)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("framework", "script"), ALL)
+def test_weight_0_is_upstream_bit_for_bit(framework: str, script: str, processes: int, tmp_path: Path) -> None:
+    if processes > 1 and not FRAMEWORKS[framework].ranks:
+        return  # the script knows one process only
+    runs = []
+    for name, patched in (("original", False), ("weightless", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"patched": patched, "processes": processes, "brpg": BRPG | {"loss_weight": 0.0}}
+        runs.append(train(framework, script, checkout(framework), folder, **options))
+        assert runs[-1].returncode == 0, runs[-1].log
+    original, weightless = runs
+    for rank in range(processes):
+        assert weightless.phases(rank)[-1] == "learn"
+        assert weightless.calls[rank][-1]["prototypes"] > 0
+    assert_trains_as_unpatched(weightless, original)

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from builders import same
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from brpg_lib.adapters.launch import extended_path
 from brpg_lib.adapters.patching.family import Family
 from brpg_lib.adapters.registry import FRAMEWORKS
@@ -29,6 +33,7 @@ BY_CONTENT = [pair for pair in ALL if isinstance(FRAMEWORKS[pair[0]], Family)]
 RARE = {
     r"(?<!max\(1, )len\(trainloader_u\) // 8": "max(1, len(trainloader_u) // 8)",
     r"iter_num % (200|3000)\b": "iter_num % 20",
+    r"\(epoch ?\+ ?1\) % 4\b": "(epoch+1) % 1",
 }
 """What upstream does in long trainings only, and how it happens in short ones."""
 
@@ -36,6 +41,22 @@ RARE = {
 def once(received: Sequence[float]) -> bool:
     """Whether a loss got one gradient in a step: 1, or the scale of mixed precision."""
     return len(received) == 1 and math.log2(received[0]).is_integer()
+
+
+def own(run: Run) -> list[dict[str, Any]]:
+    """Contents of the script's files and its scalars, without the plug-in's and without times."""
+    mine = (run.saved(), run.scalars())
+    return [{name: found[name] for name in found if not re.search("brpg|time", name)} for found in mine]
+
+
+def assert_trains_as_unpatched(run: Run, unpatched: Run) -> None:
+    """The script's files and scalars are equal, bit for bit, but for what the plug-in adds to them."""
+    (files, scalars), (expected, logged) = own(run), own(unpatched)
+    assert len(expected) >= 1
+    assert expected.keys() == files.keys()
+    for name, state in expected.items():
+        assert same(state, files[name]), name
+    assert scalars == logged
 
 
 @dataclass
@@ -53,6 +74,21 @@ class Run:
     log: str
     workspace: Workspace
     calls: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def saved(self) -> dict[str, Any]:
+        """Contents of all files that the script and the plug-in saved, by name."""
+        files = sorted(self.workspace.checkpoint.parent.rglob("*.pth"))
+        return {file.name: torch.load(file, weights_only=False) for file in files}
+
+    def scalars(self) -> dict[str, dict[int, float]]:
+        """Values at each step, by tag; of a script that logs none, none."""
+        found = {}
+        for root in (self.workspace.folder, self.workspace.checkpoint.parent):
+            for folder in sorted({file.parent for file in root.rglob("events.out*")}):
+                events = EventAccumulator(str(folder)).Reload()
+                tags = events.Tags()["scalars"]
+                found |= {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
+        return found
 
     def phases(self, rank: int = 0) -> list[str]:
         """Phase of each call."""

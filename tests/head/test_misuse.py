@@ -222,6 +222,26 @@ def test_a_projection_in_no_optimizer() -> None:
     assert copy.deepcopy(projection).state_dict().keys() == projection.state_dict().keys()
 
 
+def test_a_projection_in_a_long_warm_up() -> None:
+    """Without weight decay the weights stay as long as the gradients are 0, as they are until the head learns."""
+
+    def passes(projection: ProjectionHead, lr: float, weight: float) -> None:
+        optimizer = torch.optim.Adam(projection.parameters(), lr=lr)
+        for _ in range(230):
+            optimizer.zero_grad()
+            (weight * projection(torch.rand(2, 3, 4, 4)).square().mean()).backward()
+            optimizer.step()
+
+    learning, standing = ProjectionHead(3, 4), ProjectionHead(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        passes(learning, 0.01, weight=0)
+        passes(learning, 0.01, weight=1)
+        passes(standing, 0.0, weight=0)
+    with pytest.warns(UserWarning, match="the same as 100 training passes ago"):
+        passes(standing, 0.0, weight=1)
+
+
 def test_a_projection_that_moves_in_between_is_left_alone() -> None:
     projection = ProjectionHead(3, 4)
     for _ in range(50):
