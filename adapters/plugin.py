@@ -1,29 +1,27 @@
-"""What a patched script holds: the head, the projection, the taps, and one file for their state."""
+"""What a patched script holds: the head, the projection, and what it hears of the networks."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import os
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brpg_lib import FeatureTap, LabeledBatch, Phase, ProjectionHead, UnlabeledBatch
+from brpg_lib import LabeledBatch, Phase, ProjectionHead, UnlabeledBatch
 from brpg_lib.distributed import rank, world_size
-from brpg_lib.files import written_beside
 from brpg_lib.validation import require
 
 from . import results
 from .dropout import own_dropout
+from .listening import Listener
 from .settings import PREFIX, read_section
+from .state_files import read_state, states_beside, write_state
 
 PATIENCE = 10
 """Losses in a row that no backward pass reaches, before that is an error."""
@@ -36,7 +34,7 @@ class Writer(Protocol):
         """Log one number."""
 
 
-class Plugin(nn.Module):
+class Plugin(Listener):
     """Holds all that a patched script adds, as the yaml's ``brpg:`` section says.
 
     With ``enabled: false`` it holds nothing and changes nothing; the script guards the lines that use the head with
@@ -69,7 +67,6 @@ class Plugin(nn.Module):
         ignore_index: int = 255,
         logger: logging.Logger | None = None,
     ) -> None:
-        super().__init__()
         settings = read_section(
             section,
             dataset=dataset,
@@ -78,13 +75,12 @@ class Plugin(nn.Module):
             feature_dim=feature_dim,
             ignore_index=ignore_index,
         )
-        self.enabled = settings is not None
+        super().__init__(enabled=settings is not None)
         self._section = dict(section or {})
         self._logger = logger if rank() == 0 else None
         self._scalars: dict[str, Tensor] = {}
         self._unused_losses = 0
         self._phase: Phase | None = None
-        self._teacher_taps: list[FeatureTap] = []
         if settings is None:
             return
         self._settings = settings
@@ -94,92 +90,6 @@ class Plugin(nn.Module):
     def counts(self) -> bool:
         """Whether the head's loss is part of the training's: it is enabled, with a weight above 0."""
         return self.enabled and self._settings.config.loss_weight > 0
-
-    def tap(
-        self,
-        model: nn.Module,
-        *,
-        features: str | None = None,
-        logits: str,
-        teacher: nn.Module | None = None,
-        stride: int = 1,
-    ) -> None:
-        """Listen to two layers.
-
-        Args:
-            model: The student.
-            features: Dotted name of the layer whose output is the decoder's features ``(B, in_channels, h, w)``;
-                ``None`` for what goes into the layer of the logits.
-            logits: Name of the layer whose output is the logits ``(B, C, h, w)``, of the same size.
-            teacher: The EMA teacher, if there is one; heard within :meth:`teacher_pass` only.
-            stride: Each map is shrunk by it, for decoders whose maps are nearly as large as the image.
-        """
-        if not self.enabled:
-            return
-        self._stride = stride
-        places: list[dict[str, Any]] = [{"path": features or logits, "input": features is None}, {"path": logits}]
-        self._taps = [FeatureTap(model, **place).open() for place in places]
-        if teacher is not None:
-            self._teacher_taps = [FeatureTap(teacher, **place, grad=False) for place in places]
-
-    def take(self, calls: int) -> list[tuple[Tensor, Tensor]]:
-        """Features and logits of each training pass of the student in this step.
-
-        Args:
-            calls: Training passes that the step made.
-
-        Raises:
-            RuntimeError: It made more or fewer.
-        """
-        return self._pairs(self._taps, calls)
-
-    def take_teacher(self, calls: int = 1) -> tuple[Tensor, Tensor]:
-        """Features and logits of the teacher in the last :meth:`teacher_pass`.
-
-        Args:
-            calls: Passes that it made there; their images become one batch.
-
-        Raises:
-            RuntimeError: It made more or fewer.
-        """
-        features, logits = zip(*self._pairs(self._teacher_taps, calls), strict=True)
-        return torch.cat(features), torch.cat(logits)
-
-    @contextmanager
-    def teacher_pass(self) -> Iterator[None]:
-        """``torch.no_grad()`` around the teacher's pass, which is then there to take."""
-        with torch.no_grad(), ExitStack() as listening:
-            if self.enabled:
-                require(len(self._teacher_taps) > 0, "teacher", "the network, given to tap()", None)
-                for tap in self._teacher_taps:
-                    listening.enter_context(tap)
-            yield
-
-    def unheard(self, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """A pass of the student whose result the script detaches: it is no training pass, though it has a gradient.
-
-        Args:
-            network: The student.
-            *args: Of the pass.
-            **kwargs: Of the pass.
-
-        Returns:
-            What the network returns.
-        """
-        with ExitStack() as paused:
-            for tap in getattr(self, "_taps", ()):
-                paused.enter_context(tap.paused())
-            return network(*args, **kwargs)
-
-    def _pairs(self, taps: list[FeatureTap], calls: int) -> list[tuple[Tensor, Tensor]]:
-        features, logits = ([self._shrink(output) for output in tap.take(calls)] for tap in taps)
-        return list(zip(features, logits, strict=True))
-
-    def _shrink(self, x: Tensor) -> Tensor:
-        if self._stride == 1:
-            return x
-        size = [-(-side // self._stride) for side in x.shape[2:]]
-        return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
     def add_projection(self, in_channels: int, group: dict[str, Any], *, teacher: bool = False) -> None:
         """Add the representation branch, trained by the script's optimizer in one of its groups.
@@ -350,15 +260,8 @@ class Plugin(nn.Module):
             checkpoint: Where the script saves.
             epoch: What the script calls the epoch in its checkpoint.
         """
-        if not self.enabled:
-            return
-        current, previous = _beside(checkpoint)
-        current.parent.mkdir(parents=True, exist_ok=True)
-        state = {"epoch": int(epoch), "plugin": self.state_dict()}
-        partial = written_beside(current, lambda file: torch.save(state, file))
-        if _epoch(current) not in (None, epoch):  # the same: left by a killed run
-            os.replace(current, previous)
-        os.replace(partial, current)
+        if self.enabled:
+            write_state(self.state_dict(), checkpoint, epoch)
 
     def load(self, checkpoint: str | os.PathLike[str], epoch: int) -> None:
         """Read the state that :meth:`save` wrote with this checkpoint.
@@ -371,7 +274,7 @@ class Plugin(nn.Module):
             ValueError: There is no state of that epoch, or it is of a head with other settings, or the plug-in is
                 disabled and the checkpoint was trained with it.
         """
-        files = {file: _epoch(file) for file in _beside(checkpoint) if file.exists()}
+        files = states_beside(checkpoint)
         fitting = [file for file, found in files.items() if found == epoch]
         place = Path(checkpoint).with_suffix(".brpg.pth")
         if not self.enabled:
@@ -382,24 +285,4 @@ class Plugin(nn.Module):
             names = ", ".join(f"{file.name} of epoch {found}" for file, found in files.items())
             advice = "a copied checkpoint needs its .brpg.pth too, one trained without the head needs enabled: false"
             raise ValueError(f"brpg: expected {place} of epoch {epoch}, found {names or 'none'}; {advice}")
-        self.load_state_dict(_read(fitting[0])["plugin"])
-
-
-def _beside(checkpoint: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Files for the present and the previous state."""
-    path = Path(checkpoint)
-    return path.with_suffix(".brpg.pth"), path.with_suffix(".brpg.previous.pth")
-
-
-def _read(file: Path, *, mmap: bool = False) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    return state
-
-
-def _epoch(file: Path) -> int | None:
-    """The epoch of a state file; None if it is none, or damaged."""
-    try:
-        epoch: int = _read(file, mmap=True)["epoch"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
-        return None
-    return epoch
+        self.load_state_dict(read_state(fitting[0]))
