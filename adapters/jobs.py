@@ -6,6 +6,7 @@ import argparse
 import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from .editing.edit import PatchError
@@ -86,6 +87,7 @@ def framework_called(name: str) -> Framework:
     return framework
 
 
+@cache
 def frameworks_of(script: Path, source: str) -> list[Framework]:
     """The frameworks that know a script; those with a sign of their own before those that it could be of too."""
     known = [framework for framework in FRAMEWORKS.values() if framework.knows(script.name, source)]

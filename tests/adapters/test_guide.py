@@ -17,7 +17,11 @@ from brpg_lib.cli import main
 @pytest.mark.parametrize(
     ("source", "tapped"),
     [
-        (COUNTED, "    brpg.tap(net, teacher=mean, features='decoder', logits='classifier')"),
+        pytest.param(
+            COUNTED,
+            "    brpg.tap(net, teacher=mean, features='decoder', logits='classifier')",
+            marks=pytest.mark.slow,
+        ),
         (TRAINER, "        self.brpg.tap(self.net, teacher=self.mean, features='decoder', logits='classifier')"),
     ],
     ids=["functions", "class"],

@@ -66,6 +66,7 @@ def test_a_launcher_decides_the_number_of_processes(
     assert "--nproc-per-node: expected none within torchrun" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_printed_line_starts_it_with_the_search_path_that_was_there(checkout: Path, tmp_path: Path) -> None:
     target = tmp_path / "its copy.py"
     printed = brpg("patch", "unimatch", checkout / "fixmatch.py", "--output", target).splitlines()[-2]

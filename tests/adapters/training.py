@@ -75,15 +75,22 @@ class Run:
     workspace: Workspace
     calls: list[list[dict[str, Any]]] = field(default_factory=list)
 
+    @property
+    def results(self) -> Path:
+        """Where it saves; one script of SSL4MIS leaves a word out of the folder's name."""
+        folder = self.workspace.checkpoint.parent
+        shorter = folder.parents[0].with_name(folder.parents[0].name.removesuffix("_labeled")) / folder.name
+        return shorter if shorter.is_dir() and not folder.is_dir() else folder
+
     def saved(self) -> dict[str, Any]:
         """Contents of all files that the script and the plug-in saved, by name."""
-        files = sorted(self.workspace.checkpoint.parent.rglob("*.pth"))
+        files = sorted(self.results.rglob("*.pth"))
         return {file.name: torch.load(file, weights_only=False) for file in files}
 
     def scalars(self) -> dict[str, dict[int, float]]:
         """Values at each step, by tag; of a script that logs none, none."""
         found = {}
-        for root in (self.workspace.folder, self.workspace.checkpoint.parent):
+        for root in (self.workspace.folder, self.results):
             for folder in sorted({file.parent for file in root.rglob("events.out*")}):
                 events = EventAccumulator(str(folder)).Reload()
                 tags = events.Tags()["scalars"]
