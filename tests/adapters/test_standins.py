@@ -96,11 +96,11 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return workspace
 
 
-SLOW = ("unimatch-remote-sensing", "unimatch-v2-remote-sensing")
+SLOW = ("unimatch-remote-sensing", "unimatch-v2-remote-sensing", "unimatch-medical")
 CASES = [
     pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in RESUMING
 ]
-"""Slow ones: scripts for remote sensing, most of which is like that of the plain ones."""
+"""Slow ones: most of what the other scenarios do is like what the plain scripts do."""
 
 
 @pytest.fixture(scope="module", params=CASES)
