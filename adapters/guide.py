@@ -25,7 +25,8 @@ from brpg_lib.adapters.plugin import Plugin
 """
 
 PLUGIN = """
-brpg = Plugin($section, dataset='mine', num_classes=$classes, feature_dim=256,
+brpg = Plugin($section, dataset='mine', num_classes=$classes,
+              feature_dim=max(32, min(256, $channels)),
               epochs=$epochs, iters_per_epoch=$length)$move
 brpg.tap($model$teacher, features=$decoder, logits=$classifier)
 brpg.add_projection($channels, $optimizer.param_groups[-1]$average)
@@ -110,14 +111,16 @@ def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
     """What a script has and lacks, and the diff of the lines to add, line by line."""
     yield from made.plan.lines(name)
     if not made.plan.complete:
-        yield "  the head needs: images with labels; images with pseudo labels and confidence, seen by the student"
         return
+    if made.questions:
+        yield f"  {len(made.questions)} to fill in:"
+    for question in made.questions:
+        yield f"    {question}"
     patched = made.plan.apply()
     yield from difflib.unified_diff(
         source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm=""
     )
-    for question in made.questions:
-        yield f"  to fill in: {question}"
+    yield "  settings: {'preset': 'small_data'} is for few labels, None for the paper's; feature_dim decides the cost"
 
 
 def _named(found: Found, step: str) -> str:
@@ -135,7 +138,7 @@ def _plugin(found: Found) -> tuple[str, list[str]]:
     classifier = f"{names['net']}.get_submodule({slots['classifier']})"
     slots |= {name: names[name] for name in ("epochs", "length", "optimizer")}
     slots |= {
-        "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "None",
+        "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "{'preset': 'small_data'}",
         "classes": _classes(found) or f"{classifier}.out_channels",
         "channels": f"{classifier}.in_channels",
         "model": found.around.main_name(student),

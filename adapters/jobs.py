@@ -157,17 +157,19 @@ def _recognized(path: Path) -> list[tuple[Framework, Path]]:
 
 
 def _best(script: Path, source: str) -> Framework:
-    """The framework that knows a script, or that lacks the least in it."""
+    """The framework that knows a script; of several, the one that lacks the least in it."""
 
     def lacks(framework: Framework) -> tuple[int, int]:
         plan = framework.plan(script.name, source, (), script.parent)
-        foreign = any(missing.name in ("network", "layers") for missing in plan.needed)
-        return len(plan.needed) + 2 * foreign, -len(plan.findings.roles)
+        return len(plan.needed), -len(plan.findings.roles)
 
     known = frameworks_of(script, source)
     if len(known) == 1:
         return known[0]
-    return min(known or [framework for framework in FRAMEWORKS.values() if framework.any_name], key=lacks)
+    if not known:
+        hint = f"brpg patch {script.name} --guide finds what it has, --as NAME takes it for one of a framework"
+        raise PatchError(f"{script}: its network is of no known framework; {hint}")
+    return min(known, key=lacks)
 
 
 def _fixes(framework: Framework, names: Sequence[str]) -> list[str]:

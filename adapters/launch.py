@@ -112,7 +112,8 @@ def start_line(
             imports = added or f'PYTHONPATH={source}"${{PYTHONPATH:+:$PYTHONPATH}}" '
     change = "cd /d" if windows else "cd"
     launcher = f"torchrun --nproc_per_node={processes}" if processes else "python"
-    return f"{change} {quote(str(folder))} && {imports}{launcher} {start} {arguments}"
+    moved = "" if folder == Path() else f"{change} {quote(str(folder))} && "
+    return f"{moved}{imports}{launcher} {start} {arguments}".rstrip()
 
 
 def extended_path(folder: str | os.PathLike[str], environment: Mapping[str, str] = os.environ) -> str:

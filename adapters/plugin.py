@@ -157,9 +157,14 @@ class Plugin(Listener):
 
     @torch.no_grad()
     def update_teacher(self, ratio: float) -> None:
-        """Move the teacher's projection: ``ratio`` of it stays, the rest is the student's."""
+        """Move the teacher's projection: ``ratio`` of it stays, the rest is the student's.
+
+        Raises:
+            ValueError: ``ratio`` is not from 0 to 1.
+        """
         if not self.enabled:
             return
+        require(0 <= ratio <= 1, "ratio", "the share of the teacher that stays, from 0 to 1", ratio)
         student = self.projection.state_dict()
         for name, kept in self.teacher_projection.state_dict().items():
             if kept.is_floating_point():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from brpg_lib.settings import HeadSettings
-from brpg_lib.validation import require
+from brpg_lib.settings import CONFIG_KEYS, OWN_KEYS, SCHEDULE_KEYS, HeadSettings
+from brpg_lib.validation import require, require_known
 
 PREFIX = "brpg."
 
@@ -47,8 +47,11 @@ def read_section(
     given = dict(section) if isinstance(section, Mapping) else {}
     enabled = given.pop("enabled", True)
     require(isinstance(enabled, bool), "brpg.enabled", "true or false", repr(enabled))
+    if not enabled:
+        require_known(PREFIX, given, (*OWN_KEYS, *CONFIG_KEYS, *SCHEDULE_KEYS))
+        return None
     official = next((official for name, official in OFFICIAL.items() if dataset.startswith(name)), DEFAULT)
-    settings = HeadSettings.from_mapping(
+    return HeadSettings.from_mapping(
         given,
         iters_per_epoch=iters_per_epoch,
         feature_dim=feature_dim,
@@ -57,4 +60,3 @@ def read_section(
         prefix=PREFIX,
         ignore_index=ignore_index,
     )
-    return settings if enabled else None

@@ -42,7 +42,7 @@ def on_config(config: Any) -> Any:
 
 def math(source: str, *_: Any, **__: Any) -> str:
     """LaTeX to MathML."""
-    return f"<div class=\"math\">{convert(source.strip(), display='block')}</div>"
+    return f'<div class="math">{convert(source.strip(), display="block")}</div>'
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -59,7 +59,7 @@ class Plan:
         Args:
             name: What to call the script.
         """
-        like = f", like {self.kind}" if self.kind else ", its passes are of no known kind"
+        like = f", like {self.kind}" if self.kind else ""
         state = "can be patched" if self.complete else "cannot be patched yet"
         yield f"{name}: {state} ({self.family}{like})"
         yield from _table([_found(role, name) for role in self.findings.roles])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterator
 
+from ..analysis.names import OWN
 from ..analysis.values import dotted
 from ..editing.edit import Edit
-from ..roles.findings import Lacking, Missing
+from ..roles.findings import CERTAIN, LIKELY, Lacking, Missing
 from .edits import after, replaced
 from .found import Found
 
@@ -31,52 +33,103 @@ def teacher_edits(found: Found) -> Iterator[Edit]:
     yield replaced(call, "brpg.teacher_pass()")
     if weak.network == found.step.student:
         return
-    statement, ratio = _average(found, weak.network)
-    found.findings.add("average", ratio, statement.lineno, note=f"share of `{weak.network}` that stays")
-    yield after(statement, f"brpg.update_teacher({ratio})")
+    statement, share, sure, note = _average(found, weak.network)
+    found.findings.add("average", share, statement.lineno, sure, note)
+    yield after(statement, f"brpg.update_teacher({share})")
 
 
-def _average(found: Found, teacher: str) -> tuple[ast.stmt, str]:
-    """The last statement of a step that moves the teacher, and the share that stays."""
+def _average(found: Found, teacher: str) -> tuple[ast.stmt, str, str, str]:
+    """The last statement of a step that moves the teacher, the share that stays, how sure that is, and why.
+
+    Raises:
+        Lacking: There is none.
+    """
     target, student = found.step.descent.place, found.step.student
-    last: tuple[ast.stmt, str] | None = None
+    last: ast.stmt | None = None
     for place in found.flow.places[found.flow.places.index(target) :]:
-        statement = place.statement
         visible = place.function == target.function or found.around.own
-        if not visible or not isinstance(statement, ast.For | ast.Expr):
-            continue
-        if not {teacher, student} <= {dotted(node) for node in ast.walk(statement)}:
-            continue
-        ratio = _ratio(statement, {teacher, student})
-        if ratio:
-            last = statement, ratio
+        if visible and _moves(place.statement, {teacher, student}):
+            last = place.statement
     if last is None:
-        raise Lacking(
-            Missing(
-                "average",
-                f"nothing moves `{teacher}` towards `{student}` after the step",
-                by_hand="brpg.update_teacher(RATIO)  # where the teacher moves",
-            )
-        )
-    return last
+        reason = f"nothing moves `{teacher}` towards `{student}` after the step"
+        hint = "brpg.update_teacher(SHARE)  # the share of the teacher that stays, where it moves"
+        raise Lacking(Missing("average", reason, by_hand=hint))
+    share = _share(found, last, {teacher, student})
+    if share:
+        return last, share, CERTAIN, f"share of `{teacher}` that stays"
+    iteration = found.surroundings.names["iteration"]
+    note = "a usual share: what the script computes was not found; put that there"
+    return last, f"min(1 - 1 / ({iteration} + 1), 0.99)", LIKELY, note
 
 
-def _ratio(statement: ast.stmt, networks: set[str]) -> str:
-    """``r`` of ``r * teacher + (1 - r) * student``, or the number in a call with both networks."""
-    for node in ast.walk(statement):
-        if (
-            isinstance(node, ast.BinOp)
-            and isinstance(node.op, ast.Sub)
-            and isinstance(node.left, ast.Constant)
-            and node.left.value in (1, 1.0)
-        ):
-            return ast.unparse(node.right)
+def _moves(statement: ast.stmt, networks: set[str]) -> bool:
+    """A loop over the parameters of both networks, or a call with both."""
+    if isinstance(statement, ast.For):
+        return networks <= {dotted(node) for node in ast.walk(statement)}
     call = statement.value if isinstance(statement, ast.Expr) else None
-    if isinstance(call, ast.Call):
-        others = [
-            argument
-            for argument in (*call.args, *(keyword.value for keyword in call.keywords))
-            if dotted(argument) not in networks
-        ]
-        return ast.unparse(others[0]) if others else ""
-    return ""
+    return isinstance(call, ast.Call) and networks <= {dotted(argument) for argument in _arguments(call)}
+
+
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def _share(found: Found, statement: ast.stmt, networks: set[str]) -> str:
+    """``r`` of ``r * teacher + (1 - r) * student``; in a function of the script, in the words of who calls it."""
+    direct = _complement(statement)
+    if direct is not None:
+        return ast.unparse(direct)
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call):
+        return ""
+    name = dotted(call.func).removeprefix(OWN)
+    functions = [node for node in ast.walk(found.tree) if isinstance(node, ast.FunctionDef) and node.name == name]
+    if len(functions) == 1:
+        return _from_within(functions[0], call)
+    numbers = [one for one in _arguments(call) if isinstance(one, ast.Constant) and isinstance(one.value, float)]
+    others = [one for one in _arguments(call) if dotted(one) not in networks]
+    chosen = numbers or (others if len(others) == 1 and "decay" in ast.unparse(others[0]).lower() else [])
+    return ast.unparse(chosen[0]) if len(chosen) == 1 else ""
+
+
+def _complement(node: ast.AST) -> ast.expr | None:
+    """``r`` of ``1 - r``."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub) and ast.unparse(inner.left) in ("1", "1.0"):
+            return inner.right
+    return None
+
+
+def _from_within(function: ast.FunctionDef, call: ast.Call) -> str:
+    """The share that a function computes, with the arguments of a call in the place of its parameters."""
+    loops = [node for node in ast.walk(function) if isinstance(node, ast.For)]
+    share = next((found for found in map(_complement, loops) if found is not None), None)
+    if share is None:
+        return ""
+    bound = [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and list(map(dotted, node.targets)) == [dotted(share)]
+    ]
+    if len(bound) > 1:
+        return ""
+    share = bound[0].value if bound else share
+    names = [argument.arg for argument in function.args.args if argument.arg != "self"]
+    given = dict(zip(names, call.args, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
+    defaults = dict(zip(reversed(names), reversed(function.args.defaults), strict=False))
+    known = defaults | given
+    used = {node.id for node in ast.walk(share) if isinstance(node, ast.Name)} - {"min", "max", "float", "int", "math"}
+    if not used <= known.keys():
+        return ""
+    return ast.unparse(_Given(known).visit(copy.deepcopy(share)))
+
+
+class _Given(ast.NodeTransformer):
+    """Arguments in the place of parameters."""
+
+    def __init__(self, known: dict[str, ast.expr]) -> None:
+        self.known = known
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """See :class:`ast.NodeTransformer`."""
+        return self.known.get(node.id, node)

@@ -176,19 +176,32 @@ class Around:
 
     def move(self) -> str:
         """How a module is moved to where the network is: ``.cuda()``, ``.to(device)``."""
-        for inner in _wraps(self.env.get(self.main_name(self.student))):
-            call = inner.node
+        model = self.main_name(self.student)
+        elsewhere = f".to(next({model}.parameters()).device)"
+        chain = list(_wraps(self.env.get(model)))
+        for call in (*(inner.node for inner in chain), *self._moved(model)):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                 continue
-            if inner.op == "same" and inner.detail == "to" and call.args:
+            if call.func.attr == "to" and call.args:
                 known = names_in(call.args[0]) <= self.env.keys()
-                device = (
-                    ast.unparse(call.args[0]) if known else f"next({self.main_name(self.student)}.parameters()).device"
-                )
-                return f".to({device})"
+                return f".to({ast.unparse(call.args[0])})" if known else elsewhere
+            if call.func.attr == "cuda":
+                return ".cuda()"
             if call.func.attr == "prepare":
                 return f".to({ast.unparse(call.func.value)}.device)"
-        return ".cuda()"
+        calls = (node for place in self.flow.places for node in ast.walk(place.statement) if isinstance(node, ast.Call))
+        on_cuda = any(isinstance(call.func, ast.Attribute) and call.func.attr == "cuda" for call in calls)
+        return ".cuda()" if on_cuda else elsewhere
+
+    def _moved(self, model: str) -> Iterator[ast.expr]:
+        """``model.cuda()`` and ``model.to(device)`` as statements."""
+        held = {id(inner) for inner in _wraps(self.env.get(model))}
+        for place in self.flow.places:
+            call = place.statement.value if isinstance(place.statement, ast.Expr) else None
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                owner = place.env.get(dotted(call.func.value))
+                if owner is not None and id(owner) in held:
+                    yield call
 
     @property
     def own(self) -> bool:

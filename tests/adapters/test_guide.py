@@ -13,6 +13,8 @@ from own_scripts import COUNTED, OWN, TRAINER
 from brpg_lib.adapters.guide import guide
 from brpg_lib.cli import main
 
+PRESET = "Plugin({'preset': 'small_data'}"
+
 
 @pytest.mark.parametrize(
     ("source", "tapped"),
@@ -43,8 +45,8 @@ def test_an_own_script_gets_lines_that_run(
     losses = {}
     for name, changed in {
         "original": source,
-        "enabled": patched.replace("Plugin(None", f"Plugin({settings}"),
-        "disabled": patched.replace("Plugin(None", "Plugin({'enabled': False}"),
+        "enabled": patched.replace(PRESET, f"Plugin({settings}"),
+        "disabled": patched.replace(PRESET, "Plugin({'enabled': False}"),
     }.items():
         script.write_text(changed)
         done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True)
@@ -74,7 +76,7 @@ MISSING = {
     "a moving teacher": (
         COUNTED.replace("            move(mean, net, 0.9)\n", ""),
         "average",
-        "brpg.update_teacher(RATIO)",
+        "brpg.update_teacher(SHARE)",
     ),
 }
 
@@ -88,4 +90,44 @@ def test_what_is_missing_is_said(name: str, tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert f"MISSING: {role}: " in printed
     assert f"by hand: {by_hand}" in printed
-    assert "the head needs: images with labels" in printed
+
+
+UPDATE = """def move(teacher, student, step, top=0.99):
+    decay = min(1 - 1 / (step + 1), top)
+    for old, new in zip(teacher.parameters(), student.parameters()):
+        old.data.mul_(decay).add_(new.data, alpha=1 - decay)
+"""
+MOVED = COUNTED[: COUNTED.index("def move(")] + UPDATE + COUNTED[COUNTED.index("\n\ndef run(") :]
+SHARES = {
+    "computed in a function": (
+        MOVED.replace("move(mean, net, 0.9)", "move(mean, net, i)"),
+        "min(1 - 1 / (i + 1), 0.99)",
+    ),
+    "given to it": (MOVED.replace("move(mean, net, 0.9)", "move(mean, net, i, top=0.9)"), "min(1 - 1 / (i + 1), 0.9)"),
+    "elsewhere": (
+        COUNTED.replace("move(mean, net, 0.9)", "helpers.move(mean, net, i)").replace(
+            "import copy", "import copy, helpers"
+        ),
+        "min(1 - 1 / (epoch * min(len(known), len(unknown)) + i + 1), 0.99)",
+    ),
+    "a constant beside a count": (
+        COUNTED.replace("move(mean, net, 0.9)", "helpers.move(mean, net, i, 0.9)").replace(
+            "import copy", "import copy, helpers"
+        ),
+        "0.9",
+    ),
+    "not in what is saved": (
+        COUNTED.replace(
+            "torch.save(net.state_dict()", "torch.save({'net': net.state_dict(), 'mean': mean.state_dict(), 'i': i}"
+        ),
+        "keep",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_the_teacher_s_share(name: str) -> None:
+    source, share = SHARES[name]
+    patched = guide(source).plan.apply()
+    expected = "0.9" if name == "not in what is saved" else share
+    assert f"brpg.update_teacher({expected})" in patched
