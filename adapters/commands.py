@@ -73,10 +73,8 @@ def patch_command(argv: Sequence[str]) -> int:
     for job, target, result in zip(jobs, targets, patched, strict=True):
         _print_diff(console, job.source, result, (job.script.name, target.name), context=3 if arguments.diff else 0)
         if not arguments.diff:
-            console.print(f"\n{target} written. Start it with\n  {_start_line(job, target)}")
-            console.print(
-                "with arguments of yours in the place of these. Settings of the head: a section brpg in your yaml.\n"
-            )
+            console.print(f"\n{target} written. Settings of the head: a section brpg in your yaml.")
+            console.print(f"Start it with\n  {_start_line(job, target)}\n")
             _print_left_out(console, job)
     return 0
 

@@ -67,7 +67,8 @@ def test_patch_writes_beside_the_originals(framework: str, checkout: Path, capsy
     printed = capsys.readouterr().out
     for name in new:
         compile((checkout / name).read_text(), name, "exec")
-        assert f"{checkout / name} written. Start it with\n  cd {checkout}" in printed
+        assert f"{checkout / name} written. " in printed
+        assert f"Start it with\n  cd {checkout}" in printed
         launcher = "torchrun --nproc_per_node=" if FRAMEWORKS[framework].ranks else "&& python "
         assert name in printed.split(launcher, 1)[1]
     assert "+from brpg_lib.adapters.plugin import Plugin" in printed
