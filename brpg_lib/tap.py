@@ -172,7 +172,9 @@ class FeatureTap:
         output = (*inputs, None)[0] if self.input else output
         if not isinstance(output, Tensor):
             kind = "first input is a" if self.input else "output is one"
-            raise TypeError(f"{self}: expected a layer whose {kind} tensor, found {type(output).__name__}")
+            raise TypeError(
+                f"{self}: expected a layer whose {kind} tensor, found {type(output).__name__}; tap one inside it"
+            )
         if torch.compiler.is_compiling():  # what follows asks for more than compiled code can tell
             if output.requires_grad == self.grad:
                 self._keep(output, None)  # compiled graphs count versions their own way, and overwrite nothing
