@@ -63,12 +63,7 @@ class FeatureTap:
     """
 
     def __init__(self, module: nn.Module, path: str, *, grad: bool = True, input: bool = False) -> None:
-        require_instance(
-            "module",
-            module,
-            nn.Module,
-            "an nn.Module",
-        )
+        require_instance("module", module, nn.Module, "an nn.Module")
         self.path, self.grad, self.input = path, grad, input
         self._layer = layer_of(module, path)
         self._parallel = parallel_around(module, self._layer)
