@@ -96,9 +96,9 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return workspace
 
 
-SLOW = ("unimatch-remote-sensing", "unimatch-v2-remote-sensing", "unimatch-medical")
+SLOW = {"unimatch-remote-sensing", "unimatch-v2-remote-sensing", "unimatch-medical", "fixmatch.py"}
 CASES = [
-    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in RESUMING
+    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if {*case} & SLOW else []) for case in RESUMING
 ]
 """Slow ones: most of what the other scenarios do is like what the plain scripts do."""
 

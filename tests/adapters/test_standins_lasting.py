@@ -47,8 +47,8 @@ class Trainings:
         return [(1, self.alone), *([(2, self.pair)] if self.pair else [])]
 
 
-SLOW = ("prevmatch",)
-CASES = [pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in LASTING]
+SLOW = {"prevmatch", "train_uncertainty_aware_mean_teacher_2D.py"}
+CASES = [pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if {*case} & SLOW else []) for case in LASTING]
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -114,6 +114,7 @@ def test_variants_differ_from_the_head_in_what_they_say() -> None:
     assert runs["all labels"].all_labels
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--frameworks", "mean_teacher", "--seeds", "0", "--steps", "6", "--batch-size", "2", "--device", "cpu"]
     options += ["--jobs", "2", "--network", "compact", "--size", "33"]
