@@ -97,9 +97,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 SLOW = {"unimatch-remote-sensing", "unimatch-v2-remote-sensing", "unimatch-medical", "fixmatch.py"}
-CASES = [
-    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if {*case} & SLOW else []) for case in RESUMING
-]
+CASES = [pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if {*case} & SLOW else []) for case in RESUMING]
 """Slow ones: most of what the other scenarios do is like what the plain scripts do."""
 
 
