@@ -166,7 +166,7 @@ def _layer(found: Found, words: Sequence[str]) -> str:
 
 def _classes(found: Found) -> str:
     """The number of classes, by words that people call it."""
-    bound = [name for name in CLASSES if name in found.around.env]
+    bound = [name for name in found.around.env if name.lower() in CLASSES]
     if bound:
         return bound[0]
     cfg = found.surroundings.names.get("cfg", "")
