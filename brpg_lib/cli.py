@@ -120,6 +120,7 @@ COMMANDS = {
         (("brpg completion bash > ~/.local/share/bash-completion/completions/brpg", "from the next shell on"),),
     ),
 }
+START = "https://github.com/brpg-lib/brpg-lib/blob/main/docs/start.md"
 TOUR = (
     ("See it work", (("demo", 0),)),
     ("Train on a folder of your own", (("check-data", 0), ("train", 2), ("predict", 0), ("inspect", 1))),
@@ -187,7 +188,7 @@ def tour() -> str:
     lines = ["brpg-lib: boundary-refined prototypes for segmentation trainers you have."]
     for title, chosen in TOUR:
         lines += ["", title, *_table([COMMANDS[name].examples[index] for name, index in chosen])]
-    lines += ["", "All commands: brpg --help      One command: brpg train --help      In Python: docs/start.md"]
+    lines += ["", "All commands: brpg --help      One command: brpg train --help", f"In Python: {START}"]
     return "\n".join(lines)
 
 

@@ -170,8 +170,8 @@ def require_known(prefix: str, given: Iterable[object], known: Collection[str]) 
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"{prefix}{name}: expected one of {', '.join(sorted(known))}{hint}")
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"{prefix}{name}: {hint}expected one of {', '.join(sorted(known))}")
 
 
 def can_read(tensor: Tensor) -> bool:

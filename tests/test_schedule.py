@@ -137,5 +137,5 @@ def test_survives_json(options: dict[str, Any]) -> None:
 
 
 def test_an_unknown_field_of_a_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Schedule\.warm_up: expected one of .*\(did you mean warmup\?\)"):
+    with pytest.raises(ValueError, match=r"Schedule\.warm_up: did you mean warmup\? expected one of"):
         Schedule.from_dict({"warm_up": 1, "collect": 1, "total": 9})
