@@ -276,7 +276,7 @@ def test_wrong_settings_stop_the_training(trainings: Trainings, tmp_path: Path) 
     cases: list[tuple[Run, dict[str, Any], str]] = [
         (trainings.alone, OFF, f"brpg.enabled: expected true, found false, but {name} was trained with the head"),
         (trainings.disabled, head(framework), "one trained without the head needs enabled: false"),
-        (trainings.unpatched, {"queue_sise": 5}, "brpg.queue_sise: expected one of"),
+        (trainings.unpatched, {"queue_sise": 5}, "brpg.queue_sise: did you mean queue_size? expected one of"),
     ]
 
     def resume(index: int) -> Run:

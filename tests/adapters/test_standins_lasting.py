@@ -150,7 +150,7 @@ def test_scores_are_written_for_comparison(trainings: Trainings) -> None:
     ("section", "message"),
     [
         ("enabled: true", "expected a section brpg, found enabled"),
-        ("brpg: {queue_sise: 5}", "brpg.queue_sise: expected one of"),
+        ("brpg: {queue_sise: 5}", "brpg.queue_sise: did you mean queue_size? expected one of"),
     ],
 )
 def test_a_wrong_section_stops_ssl4mis(
