@@ -52,4 +52,4 @@ def test_some(framework: str, script: str, tmp_path: Path) -> None:
 def test_many(framework: str, script: str, tmp_path: Path) -> None:
     patched = tried(framework, script, range(100, 150), tmp_path)
     print(f"{framework} {script}: {patched} of 50 mutants patched, the others refused, none wrong")  # shown with -rP
-    assert patched >= 50 * at_least(framework, 0.85)
+    assert patched >= 50 * at_least(framework, 0.8)
