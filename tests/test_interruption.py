@@ -54,7 +54,12 @@ def killed(folder: Path, name: str, ranks: int, seed: int) -> int:
     return progress.value
 
 
-@pytest.mark.parametrize("seed", range(MOMENTS))
+def moments(quick: int) -> list[Any]:
+    """Seeds of the moments of a kill; the first ones are tried each time, the others are slow."""
+    return [pytest.param(seed, marks=[pytest.mark.slow] if seed >= quick else []) for seed in range(MOMENTS)]
+
+
+@pytest.mark.parametrize("seed", moments(8))
 def test_killed_and_gone_on_with(tmp_path: Path, uninterrupted: Any, seed: int) -> None:
     name = list(HEADS)[seed % len(HEADS)]
     whole = uninterrupted(name, 1)
@@ -63,10 +68,7 @@ def test_killed_and_gone_on_with(tmp_path: Path, uninterrupted: Any, seed: int) 
     assert same(result(tmp_path), whole)
 
 
-SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 4 else []) for seed in range(MOMENTS)]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", moments(4))
 def test_two_ranks_killed_and_gone_on_with(tmp_path: Path, uninterrupted: Any, seed: int) -> None:
     name = list(HEADS)[seed % len(HEADS)]
     whole = uninterrupted(name, 2)

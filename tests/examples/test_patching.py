@@ -15,7 +15,7 @@ STANDINS = Path(__file__).parents[1] / "standins"
     ("example", "checkout", "options"),
     [
         ("unimatch_patch", "unimatch", []),
-        ("unimatch_patch", "unimatch_v2", ["--script", "fixmatch.py"]),
+        pytest.param("unimatch_patch", "unimatch_v2", ["--script", "fixmatch.py"], marks=pytest.mark.slow),
         ("u2pl_patch", "u2pl", ["--processes", "2"]),
     ],
 )

@@ -423,6 +423,7 @@ def compiled(index: int, ranks: int, folder: Path) -> None:
     torch.save(state(module), folder / f"{index}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot compile collectives of the default group")
 def test_the_learn_step_of_two_ranks_compiles_without_graph_breaks(tmp_path: Path) -> None:
     one, two = on_ranks(compiled, 2, tmp_path)
