@@ -132,8 +132,9 @@ EXACT: dict[str, Callable[[str], str]] = {
     "an expression goes backward": descent("optimizer.zero_grad()", "(loss + 0 * loss).backward()", "optimizer.step()"),
     "several statements a line": descent("optimizer.zero_grad(); loss.backward(); optimizer.step()"),
     "divided by one": descent("loss = loss / 1", "optimizer.zero_grad()", "loss.backward()", "optimizer.step()"),
-    "not parallel": pattern(
-        r"parallel\((model|ModelBuilder\(cfg\[.net.\]\))(, find_unused_parameters=(True|False))?\)", r"\1"
+    "not parallel": in_turn(
+        pattern(r"parallel\((model|ModelBuilder\(cfg\[.net.\]\))(, find_unused_parameters=(True|False))?\)", r"\1"),
+        lambda source: source.replace("model.module.", "model."),
     ),
     "other checkpoints": in_turn(
         pattern(r"(latest|ckpt)\.pth", "last.tar"), pattern(r"(?<!_)best\.pth|ckpt_best\.pth", "model_best.tar")
