@@ -86,6 +86,7 @@ def test_scripts_of_a_package(tmp_path: Path) -> None:
     assert line == f"cd {tmp_path} && torchrun --nproc_per_node=2 -m own.tools.train_brpg --lr 1"
 
 
+@pytest.mark.slow
 def test_relative_imports_within_a_package(checkout: Path) -> None:
     (checkout / "__init__.py").touch()
     package = checkout.rename(checkout.with_name("clone"))

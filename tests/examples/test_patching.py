@@ -14,7 +14,7 @@ STANDINS = Path(__file__).parents[1] / "standins"
 @pytest.mark.parametrize(
     ("example", "checkout", "options"),
     [
-        ("unimatch_patch", "unimatch", []),
+        pytest.param("unimatch_patch", "unimatch", [], marks=pytest.mark.slow),
         pytest.param("unimatch_patch", "unimatch_v2", ["--script", "fixmatch.py"], marks=pytest.mark.slow),
         ("u2pl_patch", "u2pl", ["--processes", "2"]),
     ],

@@ -238,6 +238,7 @@ def test_what_does_not_fit_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
         Run(recipe, False, tmp_path / train.LAST, ALONE, workers=0).load(tmp_path / train.LAST)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_processes_that_train_together(tiny: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "brpg_lib.cli", "train", str(tiny)]
