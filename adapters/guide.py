@@ -8,6 +8,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from .analysis.values import dotted
 from .editing.edit import PatchError
 from .editing.tidy import tidy
 from .patching.edits import edits_of, of_object
@@ -16,7 +17,7 @@ from .patching.framework import PATCHED
 from .patching.lines import filled, general_step, step_slots
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
-from .roles.findings import Findings, Lacking, Missing
+from .roles.findings import LIKELY, Findings, Lacking, Missing
 from .roles.settings import options
 
 IMPORTS = """
@@ -132,9 +133,14 @@ def _plugin(found: Found) -> tuple[str, list[str]]:
     """The lines that make the plug-in, and what is left to fill in."""
     names, weak, student = found.surroundings.names, found.step.weak, found.step.student
     listened = weak.network if weak is not None and weak.source == "listened" else ""
-    layers = {word: _layer(found, words) for word, (words, _) in LAYERS.items()}
-    slots = {word: layer or repr(word.upper()) for word, layer in layers.items()}
-    questions = [f"{word.upper()!r}: {LAYERS[word][1]}" for word, layer in layers.items() if not layer]
+    there = _attributes(found)
+    layers = {word: next((one for one in words if one in there), "") for word, (words, _) in LAYERS.items()}
+    for word, layer in layers.items():
+        if layer:
+            found.findings.add(f"layer of the {word}", layer, 0, LIKELY, "by its name")
+    slots = {word: repr(layer or word.upper()) for word, layer in layers.items()}
+    among = f"; the script's classes have {', '.join(there)}" if there else ""
+    questions = [f"{word.upper()!r}: {LAYERS[word][1]}{among}" for word, layer in layers.items() if not layer]
     classifier = f"{names['net']}.get_submodule({slots['classifier']})"
     slots |= {name: names[name] for name in ("epochs", "length", "optimizer")}
     slots |= {
@@ -149,19 +155,18 @@ def _plugin(found: Found) -> tuple[str, list[str]]:
     return string.Template(PLUGIN).substitute(slots), questions
 
 
-def _layer(found: Found, words: Sequence[str]) -> str:
-    """A layer of the network whose class the script holds, by words that people call it."""
-    attributes = [
-        node.attr
-        for owner in found.tree.body
-        if isinstance(owner, ast.ClassDef)
-        for node in ast.walk(owner)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    ]
-    return next((repr(word) for word in words if word in attributes), "")
+def _attributes(found: Found) -> list[str]:
+    """Layers of the networks whose classes the script holds, in their order."""
+    owners = [node for node in found.tree.body if isinstance(node, ast.ClassDef) and _is_network(node)]
+    nodes = [node for owner in owners for node in ast.walk(owner)]
+    stores = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    own = sorted((node for node in stores if dotted(node.value) == "self"), key=lambda node: node.lineno)
+    networks = [node.attr for node in own if node.attr not in found.flow.networks]
+    return list(dict.fromkeys(networks))
+
+
+def _is_network(owner: ast.ClassDef) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "forward" for node in owner.body)
 
 
 def _classes(found: Found) -> str:
