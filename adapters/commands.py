@@ -83,7 +83,7 @@ def _check(console: Console, jobs: Sequence[PatchJob]) -> int:
     """Print what is known of scripts. Status 1 if one lacks something that the head needs."""
     status = 0
     for job in jobs:
-        plan = job.plan()
+        plan = job.plan
         plan.findings.roles.sort(key=lambda role: role.line)
         for line in plan.lines(str(job.script)):
             console.print(Text(line))
@@ -111,14 +111,15 @@ def inserted_lines(source: str, patched: str) -> list[str]:
 
 
 def _print_left_out(console: Console, job: PatchJob) -> None:
-    for missing in job.plan().findings.missing:
+    for missing in job.plan.findings.missing:
         console.print(Text(f"left out: {missing.name}: {missing.reason}; by hand: {missing.by_hand}"))
 
 
 def _guide(console: Console, path: Path) -> int:
     """Print what an own script has, and the lines to add. Status 1 if an input is missing."""
-    made = guide(read(path))
-    for line in guide_lines(str(path), read(path), made):
+    source = read(path)
+    made = guide(source)
+    for line in guide_lines(str(path), source, made):
         console.print(Text(line, style=STYLES.get(line[:1], "")))
     return 0 if made.plan.complete else 1
 
@@ -152,7 +153,7 @@ def _check_processes(number: int | None, job: PatchJob) -> None:
         raise PatchError(f"--nproc-per-node: expected at least 1, found {number}")
     if number is not None and started_by:
         raise PatchError(f"--nproc-per-node: expected none within {started_by}, which starts the processes itself")
-    if (started_by or (number or 1) > 1) and not job.plan().ranks:
+    if (started_by or (number or 1) > 1) and not job.plan.ranks:
         raise PatchError(f"--nproc-per-node: {job.script.name} knows one process only")
 
 
@@ -220,7 +221,7 @@ def _print_diff(console: Console, source: str, result: str, names: tuple[str, st
 
 def _start_line(job: PatchJob, target: Path) -> str:
     """The command that starts a patched script; its arguments are an example."""
-    plan = job.plan()
+    plan = job.plan
     arguments = job.framework.start.get(plan.kind, "")
     processes = max(1, torch.cuda.device_count()) if plan.ranks else 0
     return start_line(job.script, target, job.script.parent / job.framework.folder, arguments, processes)

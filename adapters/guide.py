@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from .analysis.values import dotted
 from .editing.edit import PatchError
-from .editing.tidy import tidy
+from .editing.tidy import MARK, tidy
 from .patching.edits import edits_of, of_object
 from .patching.found import Found, examine
 from .patching.framework import PATCHED
-from .patching.lines import filled, general_step, step_slots
+from .patching.lines import filled, general_step, plugin_slots, step_slots, with_sum
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
 from .roles.findings import LIKELY, Findings, Lacking, Missing
@@ -85,7 +85,7 @@ def guide(source: str) -> Guide:
     if PATCHED.search(source):
         raise PatchError("it imports brpg_lib already; guide the original instead")
     try:
-        source = tidy(source.removeprefix("\ufeff"))
+        source = tidy(source.removeprefix(MARK))
     except SyntaxError as error:
         raise PatchError(f"not valid Python: line {error.lineno}") from None
     plan = Plan("own script", "", source, Findings())
@@ -101,7 +101,7 @@ def guide(source: str) -> Guide:
                 by_hand="with brpg.teacher_pass(): ...",
             )
         extras = list(teacher_edits(found))
-        plan.edits = of_object(found, [*edits_of(found, IMPORTS, plugin, _named(found, step), "'"), *extras])
+        plan.edits = of_object(found, [*edits_of(found, IMPORTS, plugin, with_sum(found, step), "'"), *extras])
     except Lacking as lacking:
         plan.findings.missing.insert(0, lacking.missing)
         plan.findings.missing += _also_missing(source, lacking.missing)
@@ -124,15 +124,9 @@ def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
     yield "  settings: {'preset': 'small_data'} is for few labels, None for the paper's; feature_dim decides the cost"
 
 
-def _named(found: Found, step: str) -> str:
-    replaced = found.step.descent.replaced
-    return step if replaced is None else f"\n{found.step.descent.loss} = {ast.unparse(replaced)}{step}"
-
-
 def _plugin(found: Found) -> tuple[str, list[str]]:
     """The lines that make the plug-in, and what is left to fill in."""
-    names, weak, student = found.surroundings.names, found.step.weak, found.step.student
-    listened = weak.network if weak is not None and weak.source == "listened" else ""
+    names = found.surroundings.names
     there = _attributes(found)
     layers = {word: next((one for one in words if one in there), "") for word, (words, _) in LAYERS.items()}
     for word, layer in layers.items():
@@ -142,15 +136,10 @@ def _plugin(found: Found) -> tuple[str, list[str]]:
     among = f"; the script's classes have {', '.join(there)}" if there else ""
     questions = [f"{word.upper()!r}: {LAYERS[word][1]}{among}" for word, layer in layers.items() if not layer]
     classifier = f"{names['net']}.get_submodule({slots['classifier']})"
-    slots |= {name: names[name] for name in ("epochs", "length", "optimizer")}
-    slots |= {
+    slots |= plugin_slots(found) | {
         "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "{'preset': 'small_data'}",
         "classes": _classes(found) or f"{classifier}.out_channels",
         "channels": f"{classifier}.in_channels",
-        "model": found.around.main_name(student),
-        "move": found.around.move(),
-        "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
-        "average": ", teacher=True" if listened and listened != student else "",
     }
     return string.Template(PLUGIN).substitute(slots), questions
 
@@ -186,10 +175,9 @@ def _classes(found: Found) -> str:
 
 def _also_missing(source: str, first: Missing) -> list[Missing]:
     """Which other inputs the script lacks at first sight, so that nobody has to ask twice."""
-    text = source
     found = []
     if first.name != "pseudo labels" and not any(
-        word in text for word in ("argmax(", ".max(", "max(dim", "torch.max(")
+        word in source for word in ("argmax(", ".max(", "max(dim", "torch.max(")
     ):
         found.append(
             Missing(

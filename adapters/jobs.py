@@ -6,7 +6,7 @@ import argparse
 import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from .editing.edit import PatchError
@@ -33,13 +33,14 @@ class PatchJob:
     source: str
     fixes: Sequence[str]
 
+    @cached_property
     def plan(self) -> Plan:
         """What would be inserted."""
         return self.framework.plan(self.script.name, self.source, self.fixes, self.script.parent)
 
     def patched(self) -> str:
         """The patched source."""
-        return self.framework.patch(self.script.name, self.source, self.fixes, self.script.parent)
+        return self.framework.applied(self.plan, self.script.name, self.source)
 
 
 def jobs_of(arguments: argparse.Namespace) -> list[PatchJob]:

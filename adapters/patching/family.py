@@ -17,7 +17,7 @@ from ..roles.sight import text
 from .edits import edits_of, of_object
 from .found import Found, examine
 from .framework import Framework
-from .lines import NONE, Lines, filled, general_step, quoted, signature, step_slots
+from .lines import NONE, Lines, filled, general_step, plugin_slots, quoted, signature, step_slots, with_sum
 from .plan import Plan
 from .teacher import teacher_edits
 
@@ -157,15 +157,8 @@ class Family(Framework):
         extras = [*self.extras(found), *(teacher_edits(found) if self.outputs is None else ())]
         self._record(found)
         found.surroundings.insertions = [self._quoted(insertion) for insertion in found.surroundings.insertions]
-        if found.step.descent.replaced is not None:
-            step = self._named_sum(found, step)
+        step = with_sum(found, step, self.quote)
         return of_object(found, [*edits_of(found, self.imports, self._plugin(found), step, self.quote), *extras])
-
-    def _named_sum(self, found: Found, step: str) -> str:
-        """The step's lines, where what goes backward is an expression."""
-        loss = found.step.descent.loss
-        total = quoted(ast.unparse(found.step.descent.replaced), self.quote)  # type: ignore[arg-type]
-        return f"\n{loss} = {total}{step}"
 
     def _quoted(self, insertion: Insertion) -> Insertion:
         code = insertion.code if "\n" in insertion.code else quoted(insertion.code, self.quote)
@@ -194,15 +187,8 @@ class Family(Framework):
                     by_hand="cfg = yaml.safe_load(...)",
                 )
             )
-        weak, student = found.step.weak, found.step.student
-        listened = weak.network if weak is not None and weak.source == "listened" else ""
-        model = found.around.main_name(student)
-        slots = {name: names[name] for name in ("cfg", "epochs", "length", "net", "optimizer")}
-        slots |= {
-            "model": model,
-            "move": found.around.move(),
-            "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
-            "average": ", teacher=True" if listened and listened != student else "",
+        slots = plugin_slots(found) | {
+            "cfg": names["cfg"],
             "group": "0" if found.around.groups() == 1 else "1",
             "logger": f", logger={names['logger']}" if "logger" in names else "",
             "logger_line": f",\n    logger={names['logger']}" if "logger" in names else "",
@@ -212,7 +198,7 @@ class Family(Framework):
 
 def _python(script: str, source: str) -> str:
     try:
-        return tidy(source.removeprefix("\ufeff"))
+        return tidy(source.removeprefix(MARK))
     except (SyntaxError, ValueError) as error:
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
         raise PatchError(f"{script}: not valid Python: {line}") from None

@@ -97,7 +97,10 @@ class Framework:
         Raises:
             PatchError: The source is patched already, it lacks something, or an edit does not fit it.
         """
-        plan = self.plan(script, source, fixes, folder)
+        return self.applied(self.plan(script, source, fixes, folder), script, source)
+
+    def applied(self, plan: Plan, script: str, source: str) -> str:
+        """The source with a plan of it carried out; raises as :meth:`patch` does."""
         mark = MARK if source.startswith(MARK) else ""
         try:
             return mark + plan.apply()

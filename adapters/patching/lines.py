@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..analysis.kinds import nature
 from ..analysis.values import Place, Value
-from ..analysis.views import batch_of, layout, names_of, plain
+from ..analysis.views import layout, names_of, plain, same_batch
 from ..roles.findings import Lacking, Missing
 from ..roles.parts import Step, Strong, Weak
 from .found import Found
@@ -35,7 +35,7 @@ class Lines:
     step: str
 
 
-def filled(template: str, slots: Mapping[str, str], quote: str = "'") -> str:
+def filled(template: str, slots: Mapping[str, str]) -> str:
     """A family's lines with the roles of a script in them; lines without a value are left out."""
     text = string.Template(template).substitute(slots)
     return "\n".join(line for line in text.split("\n") if NONE not in line) if NONE in text else text
@@ -82,7 +82,7 @@ class Sizes:
         alike = [
             name
             for name, held in self.place.env.items()
-            if held.op == "size" and held.detail == 0 and _same_item(held.args[0], images)
+            if held.op == "size" and held.detail == 0 and same_batch(held.args[0], images)
         ]
         if alike:
             return alike[0]
@@ -97,12 +97,6 @@ class Sizes:
         counts = [self.of(images) for images in layout(forward)[: part + 1]]
         end = " + ".join(counts)
         return f"[:{end}]" if part == 0 else f"[{' + '.join(counts[:part])}:{end}]"
-
-
-def _same_item(one: Value, other: Value) -> bool:
-
-    first, second = batch_of(one), batch_of(other)
-    return first is not None and first is second
 
 
 def signature(step: Step) -> tuple[str, ...]:
@@ -135,6 +129,27 @@ def step_slots(found: Found) -> dict[str, str]:
         slots["valid"] = f", valid={step.weak.valid} != 255" if step.weak.valid else ""
     slots |= _pseudo_slots(step.strong)
     return slots
+
+
+def plugin_slots(found: Found) -> dict[str, str]:
+    """Slots of the lines that make the plug-in."""
+    names, weak, student = found.surroundings.names, found.step.weak, found.step.student
+    listened = weak.network if weak is not None and weak.source == "listened" else ""
+    return {
+        **{name: names[name] for name in ("epochs", "length", "net", "optimizer")},
+        "model": found.around.main_name(student),
+        "move": found.around.move(),
+        "teacher": f", teacher={found.around.main_name(listened)}" if listened else "",
+        "average": ", teacher=True" if listened and listened != student else "",
+    }
+
+
+def with_sum(found: Found, step: str, quote: str = "'") -> str:
+    """The step's lines, after a name for what goes backward where that is an expression."""
+    descent = found.step.descent
+    if descent.replaced is None:
+        return step
+    return f"\n{descent.loss} = {quoted(ast.unparse(descent.replaced), quote)}{step}"
 
 
 def _pseudo_slots(strong: Sequence[Strong]) -> dict[str, str]:

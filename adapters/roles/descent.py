@@ -63,7 +63,7 @@ def find_descent(flow: Flow) -> Descent:
         return _of_expression(flow, place, root, sites[0][0])
     loss = ast.unparse(root)
     target = _before(flow, place, loss)
-    value = _value(root, target)
+    value = _evaluate(root, target)
     note = "before it is scaled" if target.statement is not place.statement and _scales(target.statement, loss) else ""
     return Descent(target, loss, sites[0][0], value, _optimizer(flow, sites[0][0]), _autocast(target, loss), note=note)
 
@@ -128,12 +128,8 @@ def _goes_backward(place: Place) -> ast.expr | None:
 
 
 def _value_of(loss: ast.expr, place: Place) -> Value | None:
-    value = _value(_root(loss, place), place)
+    value = _evaluate(_root(loss, place), place)
     return value if _has_forward(value) else None
-
-
-def _value(node: ast.expr, place: Place) -> Value:
-    return _evaluate(node, place)
 
 
 def _evaluate(node: ast.AST, place: Place) -> Value:
@@ -151,25 +147,24 @@ def _has_forward(value: Value) -> bool:
 
 def _root(node: ast.expr, place: Place) -> ast.expr:
     """What is behind scaling: ``loss`` in ``scaler.scale(loss / n)``."""
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("scale", "scale_loss")
-        and node.args
-    ):
-        return _root(node.args[0], place)
+    scaled = _behind_scaler(node)
+    if scaled is not None:
+        return _root(scaled, place)
     if isinstance(node, ast.BinOp) and type(node.op).__name__ in SCALES:
         sides = [side for side in (node.left, node.right) if _has_forward(_evaluate(side, place))]
         return _root(sides[0], place) if len(sides) == 1 else node
-    if isinstance(node, ast.Name) and node.id in place.env:
-        made = place.env[node.id].node
-        if (
-            isinstance(made, ast.Call)
-            and isinstance(made.func, ast.Attribute)
-            and made.func.attr in ("scale", "scale_loss")
-        ):
-            return _root(made.args[0], place)
+    held = place.env.get(node.id) if isinstance(node, ast.Name) else None
+    scaled = _behind_scaler(held.node) if held is not None else None
+    if scaled is not None:
+        return _root(scaled, place)
     return node
+
+
+def _behind_scaler(node: ast.AST | None) -> ast.expr | None:
+    """``x`` of ``scaler.scale(x)``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        return node.args[0] if node.func.attr in ("scale", "scale_loss") else None
+    return None
 
 
 def _common(flow: Flow, sites: Sequence[Place]) -> Place:

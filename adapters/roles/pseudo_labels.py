@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Sequence
 
 from ..analysis.kinds import CONFIDENCE, LABEL, counterparts, is_confidence_of, is_data, nature
@@ -113,8 +114,6 @@ def _marked(sight: Sight, pseudo: Value) -> list[Value]:
 
 def _closest(code: str, names: Sequence[str], pseudo: Value, env: dict[str, Value]) -> str:
     """The name most like that of the pseudo labels, among those that hold the same; the last one bound otherwise."""
-    import difflib
-
     if len({id(plain(env[name])) for name in names}) == 1:
         return names[0]
     return max(names, key=lambda name: difflib.SequenceMatcher(None, name, code).ratio())
