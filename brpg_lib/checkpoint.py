@@ -14,8 +14,8 @@ from brpg_lib.notices import warn
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, require
 
-VERSION = 3
-"""Of the state dict."""
+VERSION = 4
+"""Of the state dict. Before 4, its queues were as long as the longest one, see :mod:`brpg_lib.collect.saved_rows`."""
 ADDED = {"idle": 2, "limits.values": 3}
 """Since which version a buffer is there; before, it would have been zero."""
 OLDEST = 1

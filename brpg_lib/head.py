@@ -19,6 +19,7 @@ from brpg_lib.learn.step import Losses, finish, follow, measure, no_losses
 from brpg_lib.output import HeadOutput
 from brpg_lib.ranks.exchange import StepSums
 from brpg_lib.schedule import Activity, Phase
+from brpg_lib.timeline import without_prototypes
 from brpg_lib.validation import MAX_COUNT, require_integer
 
 
@@ -153,7 +154,9 @@ class PrototypeHead(HeadState):
             for name, text in missing.items():
                 self._warnings.warn(name, text)
             return
-        lost = collect(self.sampler, self.queue, labeled, unlabeled, self.process_group)
+        waiting = activity is Activity.REFRESH and self.schedule.recluster_every is None
+        wanted = without_prototypes(self.bank) if waiting else None
+        lost = collect(self.sampler, self.queue, labeled, unlabeled, self.process_group, wanted)
         self.dropped += lost.to(self.dropped.device)
         if activity is Activity.REFRESH:
             self._make_prototypes(None if self.timeline.clusters_again(iteration) else self._missing())
@@ -176,8 +179,12 @@ class PrototypeHead(HeadState):
         self._release_queues()
 
     def _release_queues(self) -> None:
-        """Give their memory back if nothing will read them again, unless a class comes that was never seen."""
-        if self.schedule.recluster_every is None and not bool(self._missing().any()):
+        """Forget what nothing will read again; give the memory back where that is all, until a new class is seen."""
+        if self.schedule.recluster_every is not None:
+            return
+        if bool(self._missing().any()):
+            self.queue.forget(~without_prototypes(self.bank))
+        else:
             self.queue.release()
 
     def _step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, now: Tensor) -> HeadOutput:

@@ -13,7 +13,7 @@ from torch import Tensor
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
 from brpg_lib.collect.room import Room
 from brpg_lib.collect.samples import FALLBACK, LOW, NONE, Samples
-from brpg_lib.collect.saved_rows import ROWS_ALONG, SavedRows, differ_in_rows_only
+from brpg_lib.collect.saved_rows import KEPT, fits_into, pack, unpack
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.choosing import put_rows
 from brpg_lib.kernels.segments import positions_in_group
@@ -34,7 +34,7 @@ class FeatureQueue(StateModule):
         cursor: ``(C, 2)`` int64, where the next row goes.
         dropped: ``()`` int64, rows refused so far because they were not finite.
 
-    A state dict holds only as many rows as are in use.
+    A state dict holds the rows in use, one queue after the other: ``features`` is ``(sum of rows, D)`` there.
 
     >>> from brpg_lib import Samples
     >>> queue = FeatureQueue(num_classes=2, feature_dim=8, queue_size=100)
@@ -233,6 +233,13 @@ class FeatureQueue(StateModule):
             self.fallback_features = self.fallback_features[:, :0].clone()
             self.fallback_confidence = self.fallback_confidence[:, :0].clone()
 
+    def forget(self, classes: Tensor) -> None:
+        """Forget the rows of some ``classes (C,)`` bool; their memory stays theirs."""
+        classes = classes.to(self.rows.device)
+        self.rows.masked_fill_(classes[:, None], 0)
+        self.cursor.masked_fill_(classes[:, None], 0)
+        self.fallback_confidence.masked_fill_(classes[:, None], -1.0)
+
     def _allocate(self) -> None:
         """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
         if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
@@ -272,22 +279,19 @@ class FeatureQueue(StateModule):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        taken = (self.fallback_confidence >= 0).any(0).nonzero()
-        used = {2: int(self.rows.max()), 1: int(taken.max()) + 1 if len(taken) else 0}
-        for name, axis in ROWS_ALONG.items():
-            destination[prefix + name] = SavedRows.of(destination[prefix + name].narrow(axis, 0, used[axis]))
+        destination[prefix + KEPT] = (self.fallback_confidence >= 0).sum(1)
+        pack(destination, prefix, self.num_groups)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         rows, cursor = (state_dict.get(prefix + name) for name in ("rows", "cursor"))
         if rows is not None and cursor is not None:  # only a full ring starts elsewhere than at its first place
             fits = bool(((cursor == rows) | (rows == self.capacity)).all())
             require(fits, f"{prefix}cursor", f"that of a queue of capacity {self.capacity}", "that of a smaller one")
-        most = {2: self.capacity, 1: self.fallback_capacity}
-        for name, axis in ROWS_ALONG.items():  # adopt the lengths saved; the next append makes room again
-            own, saved = getattr(self, name), state_dict.get(prefix + name)
-            if saved is not None and saved.shape != own.shape and differ_in_rows_only(own, saved, axis, most[axis]):
+        state_dict = dict(state_dict)
+        unpack(state_dict, prefix, self.num_groups)
+        for name, full in self._full(torch.device("meta")).items():
+            saved, axis = state_dict.get(prefix + name), 1 if name.startswith("fallback") else 2
+            if saved is not None and fits_into(saved, full, axis):  # adopt the length; the next append makes room again
                 with torch.inference_mode(False):
-                    setattr(self, name, own.new_zeros(saved.shape))
+                    setattr(self, name, getattr(self, name).new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        for name in ROWS_ALONG:  # assigned as they are, with `assign=True`
-            setattr(self, name, getattr(self, name).as_subclass(Tensor))

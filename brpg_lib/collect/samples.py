@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,11 +55,16 @@ class Samples:
         features, classes, groups, confidence = (values[:0] for values in self.rows)
         return Samples(features, classes, groups, confidence, torch.zeros_like(self.dropped))
 
+    def of_classes(self, wanted: Tensor) -> Samples:
+        """Those of the classes ``wanted (C,)`` bool; the others do not count."""
+        groups = torch.where(wanted.to(self.classes.device)[self.classes], self.groups, NONE)
+        return replace(self, groups=groups)
+
     def without_gaps(self) -> Samples:
         """Only the rows that count. The sampler makes others, of group -1, where the host would wait for a number."""
-        if on_host(self.groups.device):
-            return self
         counts = self.groups != NONE
+        if on_host(counts.device) and bool(counts.all()):
+            return self
         features, classes, groups, confidence = (values[counts] for values in self.rows)
         return Samples(features, classes, groups, confidence, self.dropped)
 

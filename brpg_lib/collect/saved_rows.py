@@ -1,4 +1,4 @@
-"""Rows of a queue as a state dict has them: as many as are in use, which differs from step to step."""
+"""Rows of the queues as a state dict has them: those in use, which are more or fewer from step to step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brpg_lib.validation import require
+
+KEPT = "fallback_rows"
+"""How many rows kept for rare classes each class has: ``(C,)`` int64. Only a state dict has it."""
+
 _ELEMENTWISE = ("add", "radd", "sub", "rsub", "lerp", "copy", "foreach_add", "foreach_sub", "foreach_lerp")
 """What moving averages are made of: operations of two tensors, or two lists, by name without outer underscores."""
-
-ROWS_ALONG = {"features": 2, "confidence": 2, "fallback_features": 1, "fallback_confidence": 1}
-"""The axis of each tensor of a queue along which its rows lie."""
-
 
 class SavedRows(Tensor):
     """A tensor that does not mix with one of another length.
@@ -56,7 +57,51 @@ def _differ(first: object, second: object) -> bool:
     return isinstance(first, SavedRows) and isinstance(second, SavedRows) and first.shape != second.shape
 
 
-def differ_in_rows_only(own: Tensor, saved: Tensor, axis: int, most: int) -> bool:
-    """Whether saved rows fit a queue of at most so many, whatever their number."""
-    fits = saved.ndim == own.ndim and saved.shape[axis] <= most
-    return fits and saved.shape[:axis] == own.shape[:axis] and saved.shape[axis + 1 :] == own.shape[axis + 1 :]
+def pack(state: dict[str, Any], prefix: str, num_groups: int) -> None:
+    """Let a queue's state dict have the rows in use, one queue after the other: ``(sum of rows, *)`` each.
+
+    Args:
+        state: Whole queues ``(..., n, *)``, of which the first rows are in use, and how many; changed in place.
+        prefix: Of the queue's names there.
+        num_groups: How many groups of a class are stored.
+    """
+    for name, rows in _counted(state, prefix, num_groups).items():
+        held, longest = state[name], int(rows.max())
+        state[name] = SavedRows.of(held.narrow(rows.ndim, 0, longest)[_in_use(rows, longest)])
+
+
+def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> None:
+    """Inverse of :func:`pack`, with all queues as long as the longest one; states before version 4 are like that.
+
+    Raises:
+        ValueError: There are not as many rows as there should be.
+    """
+    for name, rows in _counted(state, prefix, num_groups).items():
+        saved, count = state[name], int(rows.sum())
+        require(saved.shape[:1] == (count,), name, f"{count} rows, as the state says", tuple(saved.shape))
+        places = _in_use(rows, int(rows.max())).to(saved.device)
+        free = -1.0 if name == prefix + "fallback_confidence" else 0.0
+        state[name] = torch.full((*places.shape, *saved.shape[1:]), free, dtype=saved.dtype, device=saved.device)
+        state[name][places] = saved.as_subclass(Tensor)
+    state.pop(prefix + KEPT, None)
+
+
+def _counted(state: dict[str, Any], prefix: str, num_groups: int) -> dict[str, Tensor]:
+    """The number of rows of each queue, by the names of the tensors that hold them; none in a state that is not so."""
+    rows, kept = (state.get(prefix + name) for name in ("rows", KEPT))
+    if rows is None or kept is None or rows.ndim != 2:
+        return {}
+    counts = {"features": rows[:, :num_groups], "confidence": rows[:, :num_groups]}
+    counts |= {"fallback_features": kept, "fallback_confidence": kept}
+    return {prefix + name: numbers for name, numbers in counts.items() if prefix + name in state}
+
+
+def _in_use(rows: Tensor, longest: int) -> Tensor:
+    """Which places of queues hold their first ``rows (...)``: ``(..., longest)`` bool."""
+    return torch.arange(longest, device=rows.device) < rows[..., None]
+
+
+def fits_into(saved: Tensor, full: Tensor, axis: int) -> bool:
+    """Whether whole queues fit into full ones, however many rows there are along ``axis``."""
+    fits = saved.ndim == full.ndim and saved.shape[axis] <= full.shape[axis]
+    return fits and saved.shape[:axis] == full.shape[:axis] and saved.shape[axis + 1 :] == full.shape[axis + 1 :]

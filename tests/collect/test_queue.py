@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import pytest
@@ -251,7 +252,8 @@ def test_state_is_trimmed_and_goes_on(counts, more, capacity, seed, fallback, se
     for turn, count in enumerate(counts):
         queue.append(batch_of([count], seed + turn, last_group=1 + fallback))
     saved = queue.state_dict()
-    assert saved["features"].shape[2] == int(queue.rows.max())
+    assert saved["features"].shape == (int(queue.rows.sum()), D)
+    assert saved["fallback_features"].shape == (sum(len(kept(queue, c)) for c in range(C)), D)
     assert saved["features"].untyped_storage().nbytes() == saved["features"].nbytes
     resumed.load_state_dict(saved)
     for turn, count in enumerate([0, *more]):
@@ -262,6 +264,46 @@ def test_state_is_trimmed_and_goes_on(counts, more, capacity, seed, fallback, se
             assert_close(kept(resumed, c), kept(queue, c), atol=0, rtol=0)
             for g in (0, 1):
                 assert torch.equal(held(resumed, c, g), held(queue, c, g))
+
+
+def test_a_state_has_the_rows_of_each_queue_one_queue_after_the_other() -> None:
+    queue = FeatureQueue(2, 1, queue_size=3)
+    values, groups = torch.arange(6.0), torch.tensor([1, 0, 0, 0, 0, 1])
+    queue.append(samples(values[:, None], torch.tensor([0, 1, 0, 1, 1, 1]), groups, values / 10))
+    saved = queue.state_dict()
+    expected = torch.tensor([2.0, 0.0, 1.0, 3.0, 4.0, 5.0])
+    assert torch.equal(saved["features"].as_subclass(Tensor), expected[:, None])
+    assert torch.equal(saved["confidence"].as_subclass(Tensor), expected / 10)
+
+
+def test_one_long_queue_does_not_make_the_others_long_in_a_state() -> None:
+    queue = FeatureQueue(50, D, queue_size=1000)
+    queue.append(samples(torch.randn(900, D), 0, 0))
+    file = io.BytesIO()
+    torch.save(queue.state_dict(), file)
+    assert len(file.getvalue()) < 900 * 4 * (D + 1) + 50 * 5 * 8 + 8000
+
+
+def test_states_with_queues_of_one_length_load_as_before() -> None:
+    """As states had them before version 4: each queue as long as the longest one."""
+    queue, other = (FeatureQueue(C, D, queue_size=9, rare_class_fallback=True) for _ in range(2))
+    queue.append(batch_of([50], 3, last_group=2))
+    longest, most = int(queue.rows.max()), int((queue.fallback_confidence >= 0).sum(1).max())
+    before = {name: getattr(queue, name) for name in ("rows", "cursor", "dropped")}
+    before |= {name: getattr(queue, name)[:, :, :longest] for name in ("features", "confidence")}
+    before |= {name: getattr(queue, name)[:, :most] for name in ("fallback_features", "fallback_confidence")}
+    other.load_state_dict(before)
+    assert all(torch.equal(value, queue.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def test_a_state_with_more_or_fewer_rows_than_it_says_is_refused() -> None:
+    queue, other = FeatureQueue(C, D, queue_size=9), FeatureQueue(C, D, queue_size=9)
+    queue.append(batch_of([20], 3))
+    saved = state(queue)
+    saved["confidence"] = saved["confidence"][1:]
+    with pytest.raises(ValueError, match=r"confidence: expected 20 rows, as the state says, found \(19,\)"):
+        other.load_state_dict(saved)
+    assert not other.rows.any()
 
 
 def test_loading_replaces_what_was_there() -> None:

@@ -41,6 +41,32 @@ def test_a_class_joins_late() -> None:
     assert module.queue.features.numel() == 0, "the queues are free once every class has prototypes"
 
 
+@pytest.mark.parametrize("options", [{}, {"rare_class_fallback": True}, {"separate_confidence": False}], ids=str)
+def test_rows_are_kept_for_classes_that_have_no_prototypes_only(options: dict[str, object]) -> None:
+    """Nothing will ever read those of the others; a class that waits gets what it would have got."""
+    module = run(head(num_prototypes=(150, 150), split_fraction=0.0, **options), 6, absent=(2,))
+    assert module.bank.present == [True, True, False]
+    assert not module.queue.rows.any()
+    rows = 0
+    while not module.bank.present[2]:
+        assert module.queue.rows[2].sum() >= rows
+        rows = int(module.queue.rows[2].sum())
+        out, *_ = step(module)
+        assert not module.queue.rows[:2].any()
+        assert not (module.queue.fallback_confidence[:2] >= 0).any()
+        assert out.metrics["rows_high"] + out.metrics["rows_low"] == module.queue.rows[2].sum()
+        assert len(module.state_dict()["queue.features"]) == module.queue.rows[2].sum()
+    assert 0 < rows < 300
+
+
+def test_rows_are_kept_for_all_classes_where_they_are_clustered_again() -> None:
+    module = run(head(recluster_every=4), 7, absent=(2,))
+    assert module.queue.rows[:2].all()
+    before = module.queue.rows.clone()
+    run(module, 1)
+    assert (module.queue.rows[:2] >= before[:2]).all()
+
+
 def test_weak_views_are_wanted_while_a_class_is_awaited() -> None:
     module = run(head(), 6, absent=(2,))
     assert not module.samples_weak_views
