@@ -16,6 +16,7 @@ KEPT = "fallback_rows"
 _ELEMENTWISE = ("add", "radd", "sub", "rsub", "lerp", "copy", "foreach_add", "foreach_sub", "foreach_lerp")
 """What moving averages are made of: operations of two tensors, or two lists, by name without outer underscores."""
 
+
 class SavedRows(Tensor):
     """A tensor that does not mix with one of another length.
 
