@@ -20,6 +20,7 @@ from .guide import guide, guide_lines
 from .jobs import PatchJob, jobs_of, read
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
 from .registry import FRAMEWORKS
+from .settings import in_words
 
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
 Command = Callable[[Sequence[str]], int]
@@ -73,7 +74,8 @@ def patch_command(argv: Sequence[str]) -> int:
     for job, target, result in zip(jobs, targets, patched, strict=True):
         _print_diff(console, job.source, result, (job.script.name, target.name), context=3 if arguments.diff else 0)
         if not arguments.diff:
-            console.print(f"\n{target} written. Settings of the head: a section brpg in your yaml.")
+            console.print(f"\n{target} written.")
+            _print_settings(console, result)
             console.print(f"Start it with\n  {_start_line(job, target)}\n")
             _print_left_out(console, job)
     return 0
@@ -94,7 +96,13 @@ def _check(console: Console, jobs: Sequence[PatchJob]) -> int:
         console.print(Text("  inserted:"))
         for line in inserted_lines(job.source, patched):
             console.print(Text(f"    {line}"))
+        _print_settings(console, patched, indent="  ")
     return status
+
+
+def _print_settings(console: Console, patched: str, indent: str = "") -> None:
+    for line in in_words(from_file="take_section" in patched):
+        console.print(Text(indent + line))
 
 
 def inserted_lines(source: str, patched: str) -> list[str]:

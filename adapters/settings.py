@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from brpg_lib.settings import CONFIG_KEYS, OWN_KEYS, SCHEDULE_KEYS, HeadSettings
+from brpg_lib.settings import CONFIG_KEYS, OWN_KEYS, PRESETS, SCHEDULE_KEYS, HeadSettings
 from brpg_lib.validation import require, require_known
 
 PREFIX = "brpg."
@@ -17,6 +17,10 @@ class Official(NamedTuple):
     preset: str
     warmup: int
     collect: int
+
+    def __str__(self) -> str:
+        weight = PRESETS[self.preset]().loss_weight
+        return f"preset {self.preset}, loss_weight {weight:g}, warmup {self.warmup}, collect {self.collect}"
 
 
 OFFICIAL = {"cityscapes": Official("cityscapes", warmup=3, collect=3), "coco": Official("coco", warmup=1, collect=1)}
@@ -60,3 +64,18 @@ def read_section(
         prefix=PREFIX,
         ignore_index=ignore_index,
     )
+
+
+def in_words(*, from_file: bool) -> list[str]:
+    """Where a patched script has its settings, and what holds without any.
+
+    Args:
+        from_file: Whether they come from a file of their own, since the script reads no yaml.
+    """
+    place, unit = ("a file, --brpg FILE.yaml", "thousands of iterations") if from_file else ("your yaml", "epochs")
+    others = [f"datasets named {name}...: {official}" for name, official in OFFICIAL.items()]
+    return [
+        f"settings of the head: a section brpg in {place}; lengths count {unit}. Without it, the published ones:",
+        f"  {DEFAULT}" + "".join(f"; {other}" for other in ([] if from_file else others)),
+        "  tens to hundreds of labeled images: brpg: {preset: small_data}",
+    ]

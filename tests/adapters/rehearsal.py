@@ -91,6 +91,7 @@ def _as_a_script(checkout: Path, place: Workspace) -> Iterator[None]:
     patches = [
         *(patch.object(owner, "cuda", itself) for owner in (torch.Tensor, nn.Module)),
         patch.object(torch.cuda, "device_count", lambda: 1),
+        patch.object(torch.cuda, "is_available", lambda: False),  # which may ask for the number of devices
         patch.object(torch.cuda, "set_device", itself),
         patch.object(dist, "init_process_group", lambda backend=None, *args, **kwargs: init("gloo", *args, **kwargs)),
         patch.object(nn.parallel, "DistributedDataParallel", _DistributedDataParallel),

@@ -67,7 +67,7 @@ def test_patch_writes_beside_the_originals(framework: str, checkout: Path, capsy
     printed = capsys.readouterr().out
     for name in new:
         compile((checkout / name).read_text(), name, "exec")
-        assert f"{checkout / name} written. " in printed
+        assert f"{checkout / name} written.\n" in printed
         assert f"Start it with\n  cd {checkout}" in printed
         launcher = "torchrun --nproc_per_node=" if FRAMEWORKS[framework].ranks else "&& python "
         assert name in printed.split(launcher, 1)[1]
@@ -92,6 +92,23 @@ def test_diff_and_check_write_nothing(framework: str, checkout: Path, capsys: py
     for script in FRAMEWORKS[framework].scripts:
         assert f"--- {script}\n+++ {script.replace('.py', '_brpg.py')}\n" in diff
         assert f"{checkout / script}: can be patched ({framework}, like {script})\n" in checked
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("unimatch", "your yaml; lengths count epochs"), ("ssl4mis", "a file, --brpg FILE.yaml; lengths")],
+)
+def test_settings_that_will_hold_are_told(
+    name: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the published weight of 1 a training on few labels may get worse: nobody should find out afterwards."""
+    for options in (["--check"], []):
+        assert main(["patch", name, str(copy_of(name, tmp_path / "".join(options))), *options]) == 0
+        told = capsys.readouterr().out.partition("settings of the head: a section brpg in ")[2]
+        assert told.startswith(place)
+        assert "preset pascal, loss_weight 1, warmup 1, collect 1" in told
+        assert "brpg: {preset: small_data}" in told
+        assert ("cityscapes...: preset cityscapes, loss_weight 1, warmup 3, collect 3" in told) == (name == "unimatch")
 
 
 def test_the_diff_can_be_applied(unimatch: Path, capsys: pytest.CaptureFixture[str]) -> None:

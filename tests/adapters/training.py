@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from brpg_lib.adapters.registry import FRAMEWORKS
 from brpg_lib.examples.checkouts import BRPG, WORKSPACES, write_patched
 from brpg_lib.examples.made_up import Workspace
 
+PATCHING = threading.Lock()
+"""Python 3.11 cannot parse in two threads at once."""
 RECORDER = Path(__file__).with_name("recorder.py")
 ALL = [(framework.name, script) for framework in FRAMEWORKS.values() for script in framework.scripts]
 RESUMING = [pair for pair in ALL if FRAMEWORKS[pair[0]].resumes]
@@ -134,7 +137,8 @@ def train(
     workspace = WORKSPACES[framework](checkout, folder, epochs, BRPG if brpg is None else brpg)
     arguments = list(workspace.arguments)
     if patched:
-        target = write_patched(framework, script, checkout, workspace.folder, fixes)
+        with PATCHING:
+            target = write_patched(framework, script, checkout, workspace.folder, fixes)
     else:
         arguments = [argument for argument in arguments if not argument.startswith("--brpg")]
         target = workspace.folder / script
