@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from brpg_lib.examples.training.data.catalog import DATASETS
-from brpg_lib.examples.training.data.doctor import examined, few
+from brpg_lib.examples.training.data.checks.examination import examined
+from brpg_lib.examples.training.data.checks.findings import Findings, Given, few
 from brpg_lib.examples.training.data.encoding import palette, palette_file
-from brpg_lib.examples.training.data.findings import Findings, Given
 from brpg_lib.examples.training.loop import plan_of
 from brpg_lib.examples.training.options import add_mask_options
 from brpg_lib.examples.training.progress import progress_bar

@@ -19,8 +19,8 @@ from trees import cityscapes_tree, coco_tree, labels, voc_tree, write_image, wri
 
 from brpg_lib import cli
 from brpg_lib.examples import check_data, train
-from brpg_lib.examples.training.data.doctor import examined
-from brpg_lib.examples.training.data.findings import Given
+from brpg_lib.examples.training.data.checks.examination import examined
+from brpg_lib.examples.training.data.checks.findings import Given
 
 
 def checked(root: Path, capsys: pytest.CaptureFixture[str], *options: str, status: int | None = None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
 from brpg_lib.examples.training.data.batches import SegmentationData
+from brpg_lib.examples.training.data.checks.findings import Findings
 from brpg_lib.examples.training.data.encoding import Encoding, color_text, rgb
-from brpg_lib.examples.training.data.findings import Findings
 from brpg_lib.examples.training.data.masks import Tally
 
 ABSENT = "-"

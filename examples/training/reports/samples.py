@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from brpg_lib.examples.training.data.augment import IGNORE_INDEX
+from brpg_lib.examples.training.data.checks.findings import Findings
 from brpg_lib.examples.training.data.encoding import Encoding, packed
-from brpg_lib.examples.training.data.findings import Findings
 from brpg_lib.examples.training.data.masks import opened, values_of
 from brpg_lib.examples.training.reports.pictures import class_colors
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from brpg_lib.examples.training.data.checks.inventory import Files
 from brpg_lib.examples.training.data.encoding import Encoding, color_text, mask_values, palette
-from brpg_lib.examples.training.data.inventory import Files
 from brpg_lib.examples.training.data.judgement import Suggestion
 from brpg_lib.examples.training.data.masks import Decode, MaskFile, Tally
 
@@ -19,7 +19,7 @@ class Given:
     """What the user says about the label images.
 
     Attributes:
-        layout: One of :func:`~brpg_lib.examples.training.data.inventory.layouts_of`, or None for the first.
+        layout: One of :func:`~brpg_lib.examples.training.data.checks.inventory.layouts_of`, or None for the first.
         split: Directory of the lists (published datasets).
         num_classes: C.
         mask_values: See :func:`~brpg_lib.examples.training.data.encoding.mask_values`.
@@ -173,3 +173,13 @@ class Findings:
             "training": self.training,
             "commands": self.commands,
         }
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes that have none."""
+    return tuple(f"class {index}" for index in range(count))
+
+
+def few(items: Sequence[str], most: int = 3) -> str:
+    """The first of many, in words."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,1 @@
+"""What ``brpg check-data`` looks at in a directory, one check per file."""
