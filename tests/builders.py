@@ -46,6 +46,11 @@ def centers(num_classes: int = CLASSES, dim: int = DIM) -> Tensor:
     return 2 * torch.randn(num_classes, dim, generator=generator(99))
 
 
+def random_images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Images (B, 3, H, W) uint8 without any structure."""
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator(seed))
+
+
 def label_map(num_images: int, num_classes: int, size: tuple[int, int], seed: int) -> Tensor:
     """Labels (B, H, W) in blocks; every class is in the first image where it has room."""
     blocks = torch.randint(num_classes, (num_images, 4, 4), generator=generator(seed))
