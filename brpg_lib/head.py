@@ -19,7 +19,6 @@ from brpg_lib.learn.step import Losses, finish, follow, measure, no_losses
 from brpg_lib.output import HeadOutput
 from brpg_lib.ranks.exchange import StepSums
 from brpg_lib.schedule import Activity, Phase
-from brpg_lib.timeline import without_prototypes
 from brpg_lib.validation import MAX_COUNT, require_integer
 
 
@@ -155,7 +154,7 @@ class PrototypeHead(HeadState):
                 self._warnings.warn(name, text)
             return
         waiting = activity is Activity.REFRESH and self.schedule.recluster_every is None
-        wanted = without_prototypes(self.bank) if waiting else None
+        wanted = self._missing() if waiting else None
         lost = collect(self.sampler, self.queue, labeled, unlabeled, self.process_group, wanted)
         self.dropped += lost.to(self.dropped.device)
         if activity is Activity.REFRESH:
@@ -179,13 +178,9 @@ class PrototypeHead(HeadState):
         self._release_queues()
 
     def _release_queues(self) -> None:
-        """Forget what nothing will read again; give the memory back where that is all, until a new class is seen."""
-        if self.schedule.recluster_every is not None:
-            return
-        if bool(self._missing().any()):
-            self.queue.forget(~without_prototypes(self.bank))
-        else:
-            self.queue.release()
+        """Give back the memory of rows that nothing will read again: all but those of classes still waited for."""
+        if self.schedule.recluster_every is None:
+            self.queue.keep_only(self._missing())
 
     def _step(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, phase: Phase, now: Tensor) -> HeadOutput:
         """The loss of one step and the momentum update, without a look at the host's clock."""

@@ -139,9 +139,4 @@ class Timeline(StateModule):
 
 def missing_classes(bank: PrototypeBank, seen: Tensor) -> Tensor:
     """Classes ``(C,)`` bool that the labels have shown, and that have no prototypes."""
-    return seen & without_prototypes(bank)
-
-
-def without_prototypes(bank: PrototypeBank) -> Tensor:
-    """Classes ``(C,)`` bool that have no prototypes."""
-    return ~bank.mask.flatten(1).any(1)
+    return seen & ~bank.mask.flatten(1).any(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -10,21 +9,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from brpg_lib.collect.buffers import QueueBuffers
 from brpg_lib.collect.rare_classes import keep_most_confident, refills
-from brpg_lib.collect.room import Room
 from brpg_lib.collect.samples import FALLBACK, LOW, NONE, Samples
-from brpg_lib.collect.saved_rows import KEPT, fits_into, pack, unpack
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.choosing import put_rows
-from brpg_lib.kernels.segments import positions_in_group
+from brpg_lib.kernels.segments import counts_by_index, positions_in_group
 from brpg_lib.kernels.vectors import is_finite
-from brpg_lib.state import StateModule
 from brpg_lib.validation import require, require_device, require_instance, require_integer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class FeatureQueue(StateModule):
+class FeatureQueue(QueueBuffers):
     """First-in-first-out ring buffers of feature vectors and their confidence, one per class and group.
 
     State (``S`` groups are stored: 2, or 1 of twice the capacity with ``separate_confidence=False``):
@@ -58,14 +55,6 @@ class FeatureQueue(StateModule):
         ValueError: An argument is out of range.
     """
 
-    features: Tensor
-    confidence: Tensor
-    rows: Tensor
-    cursor: Tensor
-    dropped: Tensor
-    fallback_features: Tensor
-    fallback_confidence: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -77,44 +66,22 @@ class FeatureQueue(StateModule):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__()
         num_classes = require_integer("num_classes", num_classes, 1)
         feature_dim = require_integer("feature_dim", feature_dim, 1)
         require(dtype in DTYPES, "dtype", f"one of {DTYPES}", dtype)
         config = BRPGConfig(
             queue_size=queue_size, separate_confidence=separate_confidence, rare_class_fallback=rare_class_fallback
         )
-        self.num_classes, self.feature_dim = num_classes, feature_dim
+        super().__init__(
+            num_classes,
+            feature_dim,
+            num_groups=2 if separate_confidence else 1,
+            capacity=queue_size if separate_confidence else 2 * queue_size,
+            fallback_capacity=2 * queue_size if rare_class_fallback else 0,
+            dtype=dtype,
+            device=require_device("device", device),
+        )
         self.queue_size, self.separate_confidence = config.queue_size, config.separate_confidence
-        self.num_groups = 2 if separate_confidence else 1
-        self.capacity = queue_size if separate_confidence else 2 * queue_size
-        self.fallback_capacity = 2 * queue_size if rare_class_fallback else 0
-        self.dtype = dtype
-        self.storage_device = require_device("device", device)
-        device = self.storage_device
-        rows = self.num_groups * self.capacity + self.fallback_capacity
-        self._room = Room(num_classes, rows, feature_dim, dtype)
-        self._room.require(torch.empty(0, device=device).device)
-        for name, empty in self._full(device).items():
-            self.register_state(name, empty)
-        for name in ("rows", "cursor"):
-            self.register_state(name, torch.zeros(num_classes, 2, dtype=torch.int64, device=device))
-        self.register_state("dropped", torch.zeros((), dtype=torch.int64, device=device))
-
-    def _full(self, device: torch.device | None) -> dict[str, Tensor]:
-        """The buffers of rows at full capacity, without any; -1 is less than the confidence of any row."""
-        regular, rare = (self.num_classes, self.num_groups, self.capacity), (self.num_classes, self.fallback_capacity)
-        real: dict[str, Any] = {"dtype": torch.float32, "device": device}
-        return {
-            "features": self._rows(regular, device),
-            "confidence": torch.zeros(regular, **real),
-            "fallback_features": self._rows(rare, device),
-            "fallback_confidence": torch.full(rare, -1.0, **real),
-        }
-
-    def _rows(self, places: tuple[int, ...], device: torch.device | None) -> Tensor:
-        pinned = device is not None and device.type == "cpu" and torch.cuda.is_available() and places[-1] > 0
-        return torch.zeros(*places, self.feature_dim, dtype=self.dtype, device=device, pin_memory=pinned)
 
     @torch.no_grad()
     def append(self, samples: Samples) -> None:
@@ -133,31 +100,41 @@ class FeatureQueue(StateModule):
         self.add(samples)
 
     @torch.no_grad()
-    def add(self, samples: Samples) -> None:
-        """:meth:`append` of samples that are known to fit, among which there may be rows that do not count."""
-        device = self.features.device
+    def add(self, samples: Samples, as_needed: bool = False) -> None:
+        """:meth:`append` of samples that are known to fit, among which there may be rows that do not count.
+
+        Args:
+            samples: The rows.
+            as_needed: Whether buffers that were cut take as much memory as the rows need, which the host waits to hear,
+                instead of all they may ever need.
+        """
+        device, num_slots = self.features.device, self.num_classes * self.num_groups
         features, confidence = samples.features.to(device), samples.confidence.to(device)
         classes, groups = samples.classes.to(device).long(), samples.groups.to(device).long()
         counts, finite = groups != NONE, is_finite(features.to(self.dtype)) & confidence.isfinite()
         self.dropped += (counts & ~finite).sum()
-        self._allocate()
-        regular = counts & finite & (groups != FALLBACK)
-        num_slots = self.num_classes * self.num_groups
         slot = classes * self.num_groups + groups if self.separate_confidence else classes
-        self._append_rows(features, confidence, torch.where(regular, slot, num_slots))
+        slot = torch.where(counts & finite & (groups != FALLBACK), slot, num_slots)
+        rare = torch.where(finite & (groups == FALLBACK), classes, self.num_classes)
+        if as_needed:
+            length = self.rows[:, : self.num_groups].flatten() + counts_by_index(slot, num_slots)
+            fallback_length = self.kept_rows() + counts_by_index(rare, self.num_classes)
+            self.reserve(*(max(1, int(rows.max())) for rows in (length, fallback_length)))
+        else:
+            self.reserve()
+        self._append_rows(features, confidence, slot)
         if self.fallback_capacity:
-            rare = torch.where(finite & (groups == FALLBACK), classes, self.num_classes)
             keep_most_confident(self.fallback_features, self.fallback_confidence, features, confidence, rare)
 
     def _append_rows(self, features: Tensor, confidence: Tensor, slot: Tensor) -> None:
         """Write rows into the ring of each ``slot`` (class x group), in order; those of the slot after the last not."""
-        num_slots = self.num_classes * self.num_groups
+        num_slots, length = self.num_classes * self.num_groups, self.features.shape[2]
         slot, order = slot.sort(stable=True)
         counts, rank = positions_in_group(slot, num_slots)
         regular, slot = slot < num_slots, slot.clamp(max=num_slots - 1)
         newest = regular & (rank >= counts[slot] - self.capacity)  # more rows than fit: only the newest stay
         cursor, rows = (b[:, : self.num_groups].flatten() for b in (self.cursor, self.rows))
-        place = slot * self.capacity + (cursor[slot] + rank) % self.capacity
+        place = slot * length + (cursor[slot] + rank) % self.capacity
         rings = (self.features.view(-1, self.feature_dim), features), (self.confidence.view(-1), confidence)
         put_rows(rings, place, order, newest)
         shape = (self.num_classes, self.num_groups)
@@ -167,7 +144,7 @@ class FeatureQueue(StateModule):
     @torch.no_grad()
     def take(self, kernels: ModuleType, maps: list[Tensor], found: Any, refused: Tensor) -> None:
         """:meth:`add` of pixels right from their maps, by :mod:`brpg_lib.kernels.fused`; ``refused ()`` are counted."""
-        self._allocate()
+        self.reserve()
         self.dropped += refused
         kernels.write_rings(maps, found, self.features, self.confidence, self.rows, self.cursor)
 
@@ -184,9 +161,10 @@ class FeatureQueue(StateModule):
             return
         chosen = refills(self.fallback_confidence, self.rows, self.capacity, among)
         if chosen:
-            self._allocate()
+            self.reserve(max(int(rows.max()) for *_, rows in chosen if len(rows)), 0)
+        places = torch.arange(self.features.shape[2], device=self.features.device)
         for classes, group, source, rows in chosen:
-            valid = torch.arange(self.capacity, device=rows.device) < rows[:, None]
+            valid, source = places < rows[:, None], source[:, : len(places)]
             features = self.fallback_features[classes[:, None], source]
             self.features[classes, group] = torch.where(valid[..., None], features, 0.0).to(self.dtype)
             confidence = self.fallback_confidence[classes[:, None], source]
@@ -223,42 +201,13 @@ class FeatureQueue(StateModule):
         high, low = self.rows.sum(0).tolist()
         return f"{sizes}, rows={high} high + {low} low"
 
-    def release(self) -> None:
-        """Forget all rows and give their memory back; the next :meth:`append` takes it again."""
-        self.rows.zero_()
-        self.cursor.zero_()
-        with torch.inference_mode(False):
-            self.features = self.features[:, :, :0].clone()
-            self.confidence = self.confidence[:, :, :0].clone()
-            self.fallback_features = self.fallback_features[:, :0].clone()
-            self.fallback_confidence = self.fallback_confidence[:, :0].clone()
-
-    def forget(self, classes: Tensor) -> None:
-        """Forget the rows of some ``classes (C,)`` bool; their memory stays theirs."""
-        classes = classes.to(self.rows.device)
-        self.rows.masked_fill_(classes[:, None], 0)
-        self.cursor.masked_fill_(classes[:, None], 0)
-        self.fallback_confidence.masked_fill_(classes[:, None], -1.0)
-
-    def _allocate(self) -> None:
-        """Bring buffers that :meth:`release` or a state dict has cut to full capacity, keeping the rows they hold."""
-        if self.features.shape[2] == self.capacity and self.fallback_features.shape[1] == self.fallback_capacity:
-            return
-        with torch.inference_mode(False), self._room.told():
-            full_size = self._full(self.features.device)
-        for name, full in full_size.items():
-            held, axis = getattr(self, name), 1 if name.startswith("fallback") else 2
-            full.narrow(axis, 0, held.shape[axis]).copy_(held)
-            setattr(self, name, full)
-
     def stored(self) -> tuple[Tensor, Tensor]:
         """All queues as one ragged batch: features ``(C * S, n, D)``, the first ``rows (C * S,)`` of each valid.
 
         ``n`` is the longest queue's length (at least 1); rows come in storage order.
         """
         longest = max(1, int(self.rows.max()))
-        if self.features.shape[2] < longest:
-            self._allocate()
+        self.reserve(longest, 0)
         rows = rearrange(self.rows[:, : self.num_groups], "c s -> (c s)")
         return rearrange(self.features[:, :, :longest], "c s n d -> (c s) n d"), rows
 
@@ -270,28 +219,3 @@ class FeatureQueue(StateModule):
         """Values ``(C * S, ...)`` of the stored groups as ``(C, 2, ...)``, with ``fill`` for a group not stored."""
         values = rearrange(values, "(c s) ... -> c s ...", s=self.num_groups)
         return values if self.num_groups == 2 else torch.cat((values, torch.full_like(values, fill)), dim=1)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
-        if self.storage_device is not None:
-            return self
-        with self._room.told():
-            return super()._apply(fn, recurse)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + KEPT] = (self.fallback_confidence >= 0).sum(1)
-        pack(destination, prefix, self.num_groups)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        rows, cursor = (state_dict.get(prefix + name) for name in ("rows", "cursor"))
-        if rows is not None and cursor is not None:  # only a full ring starts elsewhere than at its first place
-            fits = bool(((cursor == rows) | (rows == self.capacity)).all())
-            require(fits, f"{prefix}cursor", f"that of a queue of capacity {self.capacity}", "that of a smaller one")
-        state_dict = dict(state_dict)
-        unpack(state_dict, prefix, self.num_groups)
-        for name, full in self._full(torch.device("meta")).items():
-            saved, axis = state_dict.get(prefix + name), 1 if name.startswith("fallback") else 2
-            if saved is not None and fits_into(saved, full, axis):  # adopt the length; the next append makes room again
-                with torch.inference_mode(False):
-                    setattr(self, name, getattr(self, name).new_zeros(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

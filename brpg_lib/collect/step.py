@@ -33,7 +33,7 @@ def collect(
         labeled: Labeled images of this rank.
         unlabeled: Unlabeled ones, if there are any.
         group: The ranks.
-        wanted: ``(C,)`` bool, classes whose rows are appended; None for all.
+        wanted: ``(C,)`` bool, classes whose rows are appended, in as much memory as they need; None for all.
 
     Returns:
         ``()`` int64, pixels left out because they were not finite.
@@ -41,13 +41,15 @@ def collect(
     dim = labeled.features.shape[1]
     kernels = fused.kernels_for(labeled.features.device, dim, queue.num_classes, queue.num_groups)
     alone = world_size(group) == 1 and queue.features.device == labeled.features.device
-    if kernels is not None and labeled.features.ndim == 4 and alone and not queue.fallback_capacity:
-        return _in_few_launches(kernels, sampler, queue, labeled, unlabeled, wanted)
+    plain = queue.fallback_capacity == 0 and wanted is None
+    if kernels is not None and labeled.features.ndim == 4 and alone and plain:
+        return _in_few_launches(kernels, sampler, queue, labeled, unlabeled)
     refused = queue.dropped.clone()
     parts = sampler.sample(labeled, unlabeled)
     for part in parts:
         chosen = part if wanted is None else part.of_classes(wanted)
-        queue.add(_of_all_ranks(_worth_moving(chosen, queue, group), group))
+        rows = _of_all_ranks(_worth_moving(chosen, queue, group), group)
+        queue.add(rows, as_needed=wanted is not None)
     lost = all_reduce_sum(parts[0].dropped + parts[1].dropped, group)
     return lost + (queue.dropped - refused).to(lost.device)
 
@@ -59,7 +61,6 @@ def _in_few_launches(
     queue: FeatureQueue,
     labeled: LabeledBatch,
     unlabeled: UnlabeledBatch | None,
-    wanted: Tensor | None,
 ) -> Tensor:
     """The same by kernels that read features where they are, and write them where they go."""
     assert labeled.logits is not None
@@ -78,8 +79,6 @@ def _in_few_launches(
         others = constant, 0.0, None, unlabeled.weak_valid
         kernels.judge_pixels(found, sizes[0], maps[1], logits[1], *others, queue.dtype)
     groups = sampler.under_caps(found.groups, found.classes, [len(values) for values in maps])
-    if wanted is not None:
-        groups = torch.where(wanted[found.classes], groups, NONE)
     found = found._replace(groups=groups)
     sampler.end()
     refused = ((groups != NONE) & (found.refused > 0)).sum()

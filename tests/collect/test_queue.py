@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import reference
 import torch
-from builders import samples, state
+from builders import same, samples, state
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -239,6 +239,36 @@ def test_clear_and_release() -> None:
     queue.append(batch)
     assert torch.equal(held(queue, 1, 1), reference.fifo(rows_of([batch], 1, 1), 7))
     assert_close(kept(queue, 1), reference.best_kept(rows_of([batch], 1, 2), 14))
+
+
+@given(counts=APPENDS, more=APPENDS, capacity=st.integers(1, 12), seed=st.integers(0, 99), fallback=st.booleans(),
+       separate=st.booleans(), only=st.sets(st.integers(0, C - 1)))  # fmt: skip
+def test_memory_as_needed_holds_the_same_rows(counts, more, capacity, seed, fallback, separate, only):
+    options = {"queue_size": capacity, "separate_confidence": separate or fallback, "rare_class_fallback": fallback}
+    full, sparing = FeatureQueue(C, D, **options), FeatureQueue(C, D, **options)
+    sparing.release()
+    chosen = torch.tensor([c in only for c in range(C)])
+    for turn, count in enumerate([*counts, None, *more]):
+        if count is None:
+            sparing.keep_only(chosen)
+            for c in range(C):
+                kept_before = kept(full, c) if c in only else kept(full, c)[:0]
+                assert torch.equal(kept(sparing, c), kept_before)
+                for g in (0, 1):
+                    assert torch.equal(held(sparing, c, g), held(full, c, g) if c in only else held(full, c, g)[:0])
+            full.load_state_dict(sparing.state_dict())
+            continue
+        batch = batch_of([count], seed + turn, last_group=1 + fallback)
+        full.append(batch)
+        sparing.add(batch, as_needed=True)
+    for c in range(C):
+        assert torch.equal(kept(sparing, c), kept(full, c))
+        for g in (0, 1):
+            assert torch.equal(held(sparing, c, g), held(full, c, g))
+    assert sparing.features.shape[2] <= max(int(sparing.rows.max()), 1)
+    for queue in (full, sparing):
+        queue.fill_rare_classes()
+    assert same(state(full), state(sparing))
 
 
 # --- State ------------------------------------------------------------------------------------------------------------

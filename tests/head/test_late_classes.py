@@ -47,6 +47,7 @@ def test_rows_are_kept_for_classes_that_have_no_prototypes_only(options: dict[st
     module = run(head(num_prototypes=(150, 150), split_fraction=0.0, **options), 6, absent=(2,))
     assert module.bank.present == [True, True, False]
     assert not module.queue.rows.any()
+    assert module.queue.features.numel() == 0
     rows = 0
     while not module.bank.present[2]:
         assert module.queue.rows[2].sum() >= rows
@@ -56,6 +57,7 @@ def test_rows_are_kept_for_classes_that_have_no_prototypes_only(options: dict[st
         assert not (module.queue.fallback_confidence[:2] >= 0).any()
         assert out.metrics["rows_high"] + out.metrics["rows_low"] == module.queue.rows[2].sum()
         assert len(module.state_dict()["queue.features"]) == module.queue.rows[2].sum()
+        assert module.queue.features.shape[2] == module.queue.rows[2].max(), "no memory for more than there is"
     assert 0 < rows < 300
 
 
