@@ -88,6 +88,8 @@ class PrototypeHead(HeadState):
             require_lasting_call(self)
         if iteration is not None:
             iteration = require_integer("iteration", iteration, 0, MAX_COUNT)
+            if self.training and not torch.compiler.is_compiling():
+                self._first_calls.iteration_given(iteration, self._warnings)
         if self.settled and (iteration is None or self.schedule.phase(iteration) is Phase.LEARN):
             own, others = admit_step(
                 labeled, unlabeled, self.bank.prototypes, self.config.ignore_index, needs_logits=False
@@ -123,7 +125,7 @@ class PrototypeHead(HeadState):
             self.timeline.move_to(current + 1, self.bank, self.seen)
             if self.settled and self.queue.features.numel():  # without a clustering: all prototypes were adopted
                 self._release_queues()
-            self._first_calls.watch(output.loss)
+            self._first_calls.watch(output.loss, more=not self.settled)
         else:
             self._first_calls.eval_call(own, self._warnings)
         return output
@@ -149,8 +151,8 @@ class PrototypeHead(HeadState):
         self.seen |= self.team.add_up(nothing._replace(shown=shown), now, activity, self.bank.prototypes).shown > 0
         if activity is Activity.CLUSTER:
             self._make_prototypes(among=None)
-            missing = diagnostics.missing_rows(self._missing(), self.config) | diagnostics.shown_alone(self.seen)
-            for name, text in missing.items():
+            self._tell_of_missing()
+            for name, text in diagnostics.shown_alone(self.seen).items():
                 self._warnings.warn(name, text)
             return
         waiting = activity is Activity.REFRESH and self.schedule.recluster_every is None
@@ -163,7 +165,12 @@ class PrototypeHead(HeadState):
     def _tell_of_idleness(self, phase: Phase, iteration: int) -> None:
         """Say, once, that steps pass in which prototypes should have been there."""
         elapsed = iteration - self.schedule.warmup - self.schedule.collect
-        if elapsed < diagnostics.PATIENCE or any(self.bank.present):
+        if elapsed < 0 or any(self.bank.present):
+            return
+        if self._first_calls.trained == 1 and iteration > 0 and not bool(self.queue.rows.any()):
+            self._warnings.warn("begins late", diagnostics.begins_late(iteration, self.schedule))
+        self._waited += 1
+        if self._waited <= diagnostics.PATIENCE:
             return
         if phase is Phase.LEARN and self._warnings.is_new("nothing"):
             self._warnings.warn("nothing", diagnostics.nothing_collected(self.seen, self.config))

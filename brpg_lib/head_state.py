@@ -98,6 +98,7 @@ class HeadState(Resumable):
     def _begin_to_watch(self) -> None:
         self._warnings, self._reader, self._first_calls = OneTimeWarnings(), LateReader(), FirstCalls()
         self._without = {"points_labeled": 0, "points_unlabeled": 0}
+        self._waited, self._awaited, self._told_missing = 0, 0, set[int]()
 
     def reset(self) -> None:
         """Back to iteration 0, without samples and prototypes, as a new head of the same seed.
@@ -190,8 +191,19 @@ class HeadState(Resumable):
                 self._without[name] = self._without[name] + self._reader.steps(self.dropped.device) if idle else 0
             for name, text in diagnostics.warnings_about(now, self._without).items():
                 self._warnings.warn(name, text)
+            self._awaited = self._awaited + self._reader.steps(self.dropped.device) if missing else 0
+            if self._awaited > diagnostics.PATIENCE and any(self.bank.present):
+                self._awaited = 0
+                self._tell_of_missing()
             if missing and self.settled:
                 self.timeline.unsettle()
+
+    def _tell_of_missing(self) -> None:
+        """Name classes that the labels have shown and that have no prototypes, each once. Waits for the device."""
+        missing = set(self._missing().nonzero()[:, 0].tolist())
+        if missing - self._told_missing:
+            warn(diagnostics.missing_prototypes(sorted(missing - self._told_missing), self.config))
+        self._told_missing |= missing
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same where its state is loaded."""
@@ -209,6 +221,7 @@ class HeadState(Resumable):
     def go_on(self, progress: Mapping[str, Any]) -> None:
         """Take over the iteration and the seed of a checkpoint, so that the same draws follow."""
         self.timeline.go_on_at(int(progress["iteration"]))
+        self._first_calls.go_on()
         self.seed = self.sampler.seed = self.clusterer.seed = int(progress["seed"])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

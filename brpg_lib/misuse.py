@@ -44,6 +44,14 @@ NEVER_TRAINED = (
     "the head has been called {calls} times in eval mode with features that carry gradients, and never in train mode: "
     "nothing is collected, and no phase passes. Call head.train() where the model trains"
 )
+ACCUMULATED = (
+    "the head has been called {calls} times in {steps} steps of the optimizer, so that its phases pass too fast: pass "
+    "iteration=, the count of these steps over the whole training"
+)
+WENT_BACK = (
+    "iteration went back from {before} to {now}, and the phases of the head with it: pass the count over the whole "
+    "training, such as epoch * len(loader) + i, not that of an epoch"
+)
 UNUSED = (
     "in {unused} of {calls} calls of the head the loss of the call before had not been backpropagated: either the head "
     "is called several times in a step, so that its phases pass too fast (call it once, or pass iteration=), or its "
@@ -56,10 +64,12 @@ class FirstCalls:
 
     def __init__(self) -> None:
         self.trained, self.evaluated, self.unused = 0, 0, 0
+        self.counted, self._begins = True, False
         self._open = False
         self._pending: list[tuple[LateCopy, str, str]] = []
         self._looked_at: set[str] = set()
         self._optimizers: OptimizerWatch | None = None
+        self._given = 0
 
     def __reduce__(self) -> tuple[Callable[[], FirstCalls], tuple[()]]:
         """As a new one."""
@@ -97,19 +107,47 @@ class FirstCalls:
             if self.trained == 1:
                 for name, text in first_sight(labeled, unlabeled, until_collect).items():
                     warnings.warn(name, text)
-                self._optimizers = OptimizerWatch() if iteration == 0 else None
+                self._optimizers = OptimizerWatch()
+                self._begins = iteration == 0
             self._look_at_values(labeled, unlabeled)
             self.unused += self._open and counted
-            if self.trained == WATCHED and self.unused >= 0.4 * WATCHED:
-                warnings.warn("unused", UNUSED.format(unused=self.unused, calls=WATCHED))
-        if self._optimizers is not None and (self._optimizers.heard or self.trained == WATCHED):
-            if self._optimizers.resumed:
-                warnings.warn("resumed", RESUMED)
-            self._optimizers = None
+            self._look_at_optimizers(counted, warnings)
         self._tell_of_values(warnings)
 
-    def watch(self, loss: Tensor) -> None:
-        """Take note of whether the loss of a call is backpropagated before the next call."""
+    def iteration_given(self, iteration: int, warnings: OneTimeWarnings) -> None:
+        """Take note of the trainer's own count in train mode."""
+        if iteration < self._given:
+            warnings.warn("went back", WENT_BACK.format(before=self._given, now=iteration))
+        self._given = iteration
+
+    def go_on(self) -> None:
+        """Take note that a checkpoint was loaded: the next iteration may be any."""
+        self._given = 0
+
+    def _look_at_optimizers(self, counted: bool, warnings: OneTimeWarnings) -> None:
+        """Judge whether a training was resumed without the head, and whether calls are more than steps."""
+        watch, self.counted = self._optimizers, self.counted and counted
+        if watch is None:
+            return
+        if watch.resumed and self._begins:
+            warnings.warn("resumed", RESUMED)
+        if self.trained == WATCHED:
+            steps = watch.steps
+            if self.unused >= 0.4 * WATCHED:
+                warnings.warn("unused", UNUSED.format(unused=self.unused, calls=WATCHED))
+            elif self.counted and 0 < 1.5 * steps < WATCHED:
+                warnings.warn("accumulated", ACCUMULATED.format(calls=WATCHED, steps=steps))
+            self._optimizers = None
+
+    def watch(self, loss: Tensor, more: bool) -> None:
+        """Take note of whether the loss of a call is backpropagated before the next call.
+
+        Args:
+            loss: Of the call.
+            more: Whether there will be further calls to look at.
+        """
+        if not more:
+            self._optimizers = None
         self._open = loss.requires_grad and self.trained < WATCHED
         if self._open:
             reference = weakref.ref(self)
@@ -146,16 +184,25 @@ class FirstCalls:
 
 
 class OptimizerWatch:
-    """Notices whether the first optimizer that makes a step, while this exists, has made steps before."""
+    """Notices the first optimizer that makes a step while this exists.
+
+    Attributes:
+        resumed: Whether it had made steps before.
+        steps: How many it has made since.
+    """
 
     def __init__(self) -> None:
-        self.heard, self.resumed = False, False
+        self.resumed, self.steps = False, 0
+        self._which: Callable[[], Optimizer | None] | None = None
         reference = weakref.ref(self)
 
         def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             watch = reference()
-            if watch is not None and not watch.heard:
-                watch.heard, watch.resumed = True, any(map(_has_moved, optimizer.state.values()))
+            if watch is None:
+                return
+            if watch._which is None:
+                watch._which, watch.resumed = weakref.ref(optimizer), any(map(_has_moved, optimizer.state.values()))
+            watch.steps += watch._which() is optimizer
 
         weakref.finalize(self, register_optimizer_step_pre_hook(before_step).remove)
 

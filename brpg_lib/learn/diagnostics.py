@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.classes import known_classes
+from brpg_lib.schedule import Schedule
 
 DEAD_AFTER = 500
 """Steps with points of its class in which a prototype was never the most similar one, until it counts as dead."""
@@ -84,24 +85,30 @@ def points(predicted: Tensor, classes: Tensor, num_classes: int, unlabeled: Tens
     return torch.stack((both.sum(0) - later, later)).float()
 
 
-def missing_rows(missing: Tensor, config: BRPGConfig) -> dict[str, str]:
-    """What to warn about classes that the labels show, and that no queue has a row of. Waits for the device.
+def missing_prototypes(classes: list[int], config: BRPGConfig) -> str:
+    """What to say of classes that the labels show, and that have no prototypes.
 
     Args:
-        missing: ``(C,)`` bool.
+        classes: Their indices.
         config: Hyper-parameters of the head.
     """
-    classes = missing.nonzero()[:, 0].tolist()
-    if not classes:
-        return {}
     rare = "" if config.rare_class_fallback else ", or BRPGConfig(rare_class_fallback=True)"
-    text = (
-        f"classes {', '.join(map(str, classes))} are in the labels, but have no row in any queue: none of their "
-        "labeled pixels was predicted right, and no unlabeled pixel was predicted as one of them with a confidence of "
-        f"{config.confidence_threshold:g} (confidence_threshold). They have no prototypes until samples come in; a "
+    return (
+        f"classes {', '.join(map(str, classes))} are in the labels, but have no prototypes: of too few of their "
+        "labeled pixels the prediction was right, and too few unlabeled ones were predicted as one of them with a "
+        f"confidence of {config.confidence_threshold:g} (confidence_threshold). They join when samples come in; a "
         f"longer Schedule.warmup or collect, or Schedule(min_rows=...){rare} may help"
     )
-    return {"rows": text}
+
+
+def begins_late(iteration: int, schedule: Schedule) -> str:
+    """What to say where a head that holds nothing begins after its collect phase."""
+    end = schedule.warmup + schedule.collect
+    return (
+        f"a head that holds nothing begins at iteration {iteration}, after its collect phase ({schedule.warmup} to "
+        f"{end}): prototypes will be made of the first samples that come. If this training is resumed, load "
+        "head.state_dict() of the checkpoint; if the head is new in it, let its Schedule begin later"
+    )
 
 
 PATIENCE = 50

@@ -67,6 +67,34 @@ def test_a_collect_phase_without_an_end() -> None:
     assert re.search(r"fewer have, with their rows: 2 \(0\)\. Schedule\(max_collect=\.\.\.\) sets an end", text)
 
 
+def test_a_class_that_comes_late_and_is_never_predicted() -> None:
+    module, texts = head(), list[list[str]]()
+    never = torch.tensor([0.0, 0.0, -99.0])[:, None, None]
+    for absent in ((2,), ()):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for i in range(120):
+                first, second = (make(10 * (i % 5), absent=absent) for make in (labeled, unlabeled))
+                assert first.logits is not None
+                assert second.weak_logits is not None
+                first = fresh(first, logits=first.logits + never)
+                module(first, fresh(second, weak_logits=second.weak_logits + never)).loss.backward()
+        texts.append([str(warning.message) for warning in caught])
+    assert module.bank.present == [True, True, False]
+    before, (after,) = texts
+    assert before == []
+    assert after.startswith("classes 2 are in the labels, but have no prototypes")
+
+
+def test_a_class_that_is_missing_from_the_start_is_told_of_once() -> None:
+    first, second = labeled(0), unlabeled(0)
+    assert first.logits is not None
+    assert second.weak_logits is not None
+    never = torch.tensor([0.0, 0.0, -99.0])[:, None, None]
+    (text,) = said((fresh(first, logits=first.logits + never), fresh(second, weak_logits=second.weak_logits + never)))
+    assert text.startswith("classes 2 are in the labels, but have no prototypes")
+
+
 def test_a_head_that_works_says_nothing() -> None:
     assert said((labeled(0), unlabeled(0)), steps=60) == []
 

@@ -107,6 +107,70 @@ def test_a_head_that_never_trains() -> None:
     assert told(60, module=run(head(), 1).eval()) == []
 
 
+@pytest.mark.parametrize("every", [1, 2, 8])
+@pytest.mark.parametrize("given", [False, True])
+def test_accumulated_gradients(every: int, given: bool) -> None:
+    """Each small batch backpropagates its loss, so that nothing is left over; but the phases pass too fast."""
+    module, weight = head(warmup=200, total=900), torch.zeros(5, 5, 1, 1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(60):
+            first, second = labeled(10 * (i % 5)), unlabeled(10 * (i % 5))
+            features = first.features.detach() + nn.functional.conv2d(first.features.detach(), weight)
+            out = module(put_features(first, features), second, iteration=i // every if given else None)
+            (out.loss / every).backward()
+            if i % every == every - 1:
+                optimizer.step()
+    found = [str(warning.message) for warning in caught]
+    assert len(found) == (every > 1 and not given)
+    for text in found:
+        assert f"called 40 times in {39 // every} steps of the optimizer" in text
+        assert "pass iteration=, the count of these" in text
+
+
+def test_an_iteration_that_begins_anew_in_each_epoch() -> None:
+    module = head(warmup=10, total=100)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            for i in range(8):
+                module(labeled(10 * i), unlabeled(10 * i), iteration=i).loss.backward()
+    (text,) = [str(warning.message) for warning in caught]
+    assert text.startswith("iteration went back from 7 to 0")
+    assert "epoch * len(loader) + i" in text
+
+
+@pytest.mark.parametrize("steps", [5, 12])
+def test_an_iteration_that_goes_back_with_the_state_or_stays_is_right(steps: int) -> None:
+    module = head()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i in range(steps):
+            if i == 3:
+                saved = state(module)
+            for _ in range(2):
+                module(labeled(10 * i), unlabeled(10 * i), iteration=i).loss.backward()
+        module.load_state_dict(saved)
+        module(labeled(30), unlabeled(30), iteration=3).loss.backward()
+        module.eval()(labeled(30), unlabeled(30), iteration=0)
+        module.reset()
+        module.train()(labeled(), unlabeled(), iteration=0).loss.backward()
+
+
+def test_a_new_head_that_begins_after_its_collect_phase() -> None:
+    """As it is where a training is resumed without the head's state, and the trainer gives its own count."""
+    module = head(warmup=1, collect=3, total=400)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(200, 280):
+            module(labeled(10 * (i % 5)), unlabeled(10 * (i % 5)), iteration=i).loss.backward()
+    (text,) = [str(warning.message) for warning in caught]
+    assert text.startswith("a head that holds nothing begins at iteration 200, after its collect phase (1 to 4)")
+    assert "load head.state_dict() of the checkpoint" in text
+    assert module.bank.present == [True] * 3
+
+
 @pytest.mark.parametrize("kind", ["two calls", "never added", "iteration given", "accumulated"])
 def test_losses_that_nobody_uses(kind: str) -> None:
     module = head(warmup=200, total=900)
@@ -182,7 +246,7 @@ def test_the_optimizers_are_left_alone_afterwards() -> None:
     trainer = Trainer(OPTIMIZERS["SGD"])
     trainer.head(labeled(), unlabeled())
     assert len(_global_optimizer_pre_hooks) == before + 1
-    trainer.run(2)
+    trainer.run(40)
     assert len(_global_optimizer_pre_hooks) == before
     other = Trainer(OPTIMIZERS["SGD"])
     other.head(labeled(), unlabeled())
