@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brpg_lib.fields import PlainFields
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.validation import (
     MAX_SIZE,
     require,
@@ -30,6 +31,7 @@ SMALL_DATA: Mapping[str, Any] = {"pseudo_label_share": 0.5, "loss_weight": 0.3}
 """What :meth:`BRPGConfig.small_data` changes."""
 
 
+@with_checked_keywords
 @dataclass(frozen=True, kw_only=True)
 class BRPGConfig(PlainFields):
     """Hyper-parameters of boundary-refined prototype generation, in the paper's terms.

@@ -17,6 +17,7 @@ from brpg_lib.collect.queue import DTYPES, FeatureQueue
 from brpg_lib.collect.sampler import ConfidenceSampler
 from brpg_lib.config import BRPGConfig
 from brpg_lib.forms import NO_CLASS
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.limits import ClassLimits
 from brpg_lib.learn.loss import PrototypeContrastiveLoss
@@ -29,6 +30,7 @@ from brpg_lib.timeline import Timeline, missing_classes
 from brpg_lib.validation import MAX_COUNT, require, require_device, require_instance, require_integer
 
 
+@with_checked_keywords
 class HeadState(Resumable):
     """The modules and the state of a :class:`~brpg_lib.PrototypeHead`, which says what the arguments are.
 

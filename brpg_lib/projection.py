@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.notices import warn
 from brpg_lib.validation import require_integer, require_number
 
@@ -26,6 +27,7 @@ LAYERS: dict[int, tuple[Any, Any, Any]] = {
 """Convolution, normalization and dropout of channels, by the number of axes."""
 
 
+@with_checked_keywords
 class ProjectionHead(nn.Sequential):
     """Maps decoder features to the space of the prototypes, as in the paper.
 

@@ -10,6 +10,7 @@ from typing import Any, overload
 from torch import Tensor
 
 from brpg_lib.fields import PlainFields
+from brpg_lib.keywords import checked_keywords, with_checked_keywords
 from brpg_lib.validation import (
     MAX_COUNT,
     require,
@@ -41,6 +42,7 @@ class Activity(IntEnum):
     LEARN = 4
 
 
+@with_checked_keywords
 @dataclass(frozen=True, kw_only=True)
 class Schedule(PlainFields):
     """Lengths of the phases and the ramp of the pseudo-label threshold, all in iterations.
@@ -106,6 +108,7 @@ class Schedule(PlainFields):
             require_integer("max_collect", self.max_collect, self.collect, MAX_COUNT)
 
     @classmethod
+    @checked_keywords
     def from_epochs(
         cls,
         *,

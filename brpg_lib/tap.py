@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.hooks import RemovableHandle
 
 from brpg_lib.calls import in_backward_pass, is_replica
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.layers import layer_of, parallel_around
 from brpg_lib.validation import require_instance, require_integer
 
@@ -24,6 +25,7 @@ MAX_CALLS = 64
 """Outputs kept before a tap that nobody empties complains."""
 
 
+@with_checked_keywords
 class FeatureTap:
     """Collects what one layer puts out in the training passes of a step.
 

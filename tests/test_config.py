@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 import json
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,10 +20,44 @@ from brpg_lib import (
     ConfidenceSampler,
     FeatureQueue,
     OnlineClusterer,
+    ProjectionHead,
     PrototypeBank,
     PrototypeContrastiveLoss,
+    PrototypeHead,
+    Schedule,
     prototype_contrastive_loss,
 )
+
+MISTYPED: dict[str, Callable[[], object]] = {
+    "BRPGConfig() got an unexpected keyword argument 'loss_wieght'; did you mean 'loss_weight'?": lambda: (
+        BRPGConfig.small_data(loss_wieght=0.3)
+    ),
+    "Schedule() got an unexpected keyword argument 'colect'; did you mean 'collect'?": lambda: Schedule(
+        warmup=1,
+        colect=1,  # type: ignore[call-arg]
+        total=3,
+    ),
+    "Schedule.from_epochs() got an unexpected keyword argument 'iters'": lambda: Schedule.from_epochs(
+        warmup=1,
+        collect=1,
+        total=9,
+        iters=10,  # type: ignore[call-arg]
+    ),
+    "PrototypeHead() got an unexpected keyword argument 'feature_dims'; did you mean 'feature_dim'?": lambda: (
+        PrototypeHead(2, feature_dims=4)  # type: ignore[call-arg]
+    ),
+    "ProjectionHead() got an unexpected keyword argument 'out_channels'": lambda: ProjectionHead(
+        4,
+        out_channels=4,  # type: ignore[call-arg]
+    ),
+}
+
+
+@pytest.mark.parametrize("text", MISTYPED)
+def test_a_mistyped_keyword_is_answered_with_the_right_one(text: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(text)):
+        MISTYPED[text]()
+
 
 MODULES = (ConfidenceSampler, FeatureQueue, AdaptiveSplitter, OnlineClusterer, PrototypeBank)
 MODULES += (PrototypeContrastiveLoss, prototype_contrastive_loss)

@@ -80,7 +80,7 @@ def test_nothing_else_of_the_checkout_is_a_subpackage(name: str, tmp_path: Path)
 
 
 LEVELS = (
-    ("version", "beside", "files", "late", "notices", "validation", "calls"),
+    ("version", "beside", "files", "late", "notices", "validation", "keywords", "calls"),
     ("fields", "config", "schedule", "state", "layers"),
     ("forms",),
     ("output", "batches", "checkpoint", "door", "kernels", "ranks"),

@@ -72,6 +72,20 @@ def test_a_mistake_in_an_option_tells_where_to_look(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.endswith("brpg train --help has all options, and examples\n")
 
 
+@pytest.mark.parametrize("command", ["", "--help", "train --help", "list"])
+def test_whoever_reads_may_stop(command: str) -> None:
+    """`brpg ... | head -1`: no traceback, here or at the end of the process."""
+    arguments = [sys.executable, "-u", "-c", RUN_BRPG, *command.split()]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait() in (0, 1)  # argparse leaves it unsaid
+    assert said == ""
+
+
 def test_the_list_of_presets_cuts_no_name() -> None:
     """In a pipe lines are as long as need be, whatever the terminal is."""
     environment = os.environ | {"COLUMNS": "40"}

@@ -15,10 +15,12 @@ from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.cosine import cosine_to_groups
 from brpg_lib.kernels.segments import sums_by_index
 from brpg_lib.kernels.vectors import is_finite
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum
 from brpg_lib.validation import is_integer, require, require_tensor
 
 
+@with_checked_keywords
 class PrototypeBank(PrototypeStore):
     """Holds the prototypes of C classes in a high- and a low-confidence group of up to K prototypes each.
 

@@ -11,6 +11,7 @@ from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import MAX_PROTOTYPES, BRPGConfig
 from brpg_lib.kernels.kmeans import kmeans, prepare
 from brpg_lib.kernels.random import fold
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, share_of
 from brpg_lib.state import StateModule
 from brpg_lib.validation import (
@@ -37,6 +38,7 @@ class Prototypes(NamedTuple):
     inertia: Tensor
 
 
+@with_checked_keywords
 class OnlineClusterer(StateModule):
     """Clusters the queues of all classes and groups at once, with k-means on the raw features.
 

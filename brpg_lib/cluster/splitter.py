@@ -11,6 +11,7 @@ from brpg_lib.collect.queue import FeatureQueue
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.blocks import blocks
 from brpg_lib.kernels.device import widest
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.validation import require, require_instance, require_integer
 
 _MIN_LENGTH = 1e-12
@@ -28,6 +29,7 @@ class Split(NamedTuple):
     dispersion: Tensor
 
 
+@with_checked_keywords
 class AdaptiveSplitter(nn.Module):
     """Gives the most scattered ``round(split_fraction * C)`` classes of each group more prototypes.
 

@@ -16,11 +16,13 @@ from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.choosing import put_rows
 from brpg_lib.kernels.segments import counts_by_index, positions_in_group
 from brpg_lib.kernels.vectors import is_finite
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.validation import require, require_device, require_instance, require_integer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@with_checked_keywords
 class FeatureQueue(QueueBuffers):
     """First-in-first-out ring buffers of feature vectors and their confidence, one per class and group.
 

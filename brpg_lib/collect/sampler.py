@@ -17,6 +17,7 @@ from brpg_lib.kernels.choosing import can_exceed, draw, numbers
 from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.segments import counts_by_index, positions_in_group
 from brpg_lib.kernels.vectors import is_finite
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.ranks.collectives import ProcessGroup, all_reduce_sum, rank
 from brpg_lib.state import StateModule
 from brpg_lib.validation import MAX_COUNT, require, require_integer
@@ -25,6 +26,7 @@ _LINEAR = {3: "bilinear", 4: "trilinear"}
 """What upsamples logits to labels of so many axes."""
 
 
+@with_checked_keywords
 class ConfidenceSampler(StateModule):
     """Chooses pixels at feature resolution and sorts them into a high- and a low-confidence group.
 

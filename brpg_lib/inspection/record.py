@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -170,7 +173,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # a file that is none can fail in any way
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds objects of {foreign[1]}" if foreign else "is no checkpoint, or damaged"
-        advice = "only tensors and plain values are read: save state dicts in a file of their own"
+        advice = "only tensors and plain values are read"
+        if foreign:
+            take = f"torch.save(torch.load({str(path)!r}, weights_only=False)['head'], 'head.pth')"
+            advice += f"; where you trust the file, take the head out of it, by the key that it has there: {take}"
         raise ValueError("; ".join([f"{path}: {what}", *(_hints(path) or [advice])])) from error
 
 
@@ -181,7 +187,15 @@ def _hints(path: Path) -> list[str]:
 
 
 def _torch_load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    allowed = getattr(torch.serialization, "safe_globals", None)  # newer than torch 2.4
+    with nullcontext() if allowed is None else allowed(_of_numpy()):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _of_numpy() -> list[Any]:
+    """What arrays and numbers of NumPy are made of: plain values too, which random states hold."""
+    made = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    return [*made, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}, codecs.encode]
 
 
 def heads_in(value: object) -> list[HeadRecord]:

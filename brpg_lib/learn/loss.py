@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from brpg_lib.config import BRPGConfig
 from brpg_lib.kernels.classes import known_classes
 from brpg_lib.kernels.segments import sums_by_index
+from brpg_lib.keywords import with_checked_keywords
 from brpg_lib.validation import (
     MAX_SIZE,
     is_integer,
@@ -158,6 +159,7 @@ def weighted_losses(
     return losses * weights, weights
 
 
+@with_checked_keywords
 class PrototypeContrastiveLoss(nn.Module):
     """Module form of :func:`prototype_contrastive_loss`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import random
 import subprocess
 import sys
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -75,6 +77,14 @@ def test_other_formats(learned: PrototypeHead, tmp_path: Path) -> None:
         (found,) = read_heads(tmp_path / name)
         assert torch.equal(found.prototypes, learned.bank.prototypes)
         assert found.settings["iteration"] == 7
+
+
+def test_random_states_beside_it(learned: PrototypeHead, tmp_path: Path) -> None:
+    """As trainers that resume exactly save them: NumPy's is made of an array."""
+    rng = (torch.get_rng_state(), np.random.get_state(), random.getstate(), np.float64(0.5), np.arange(3))
+    (found,) = read_heads(saved(tmp_path, {"head": learned.state_dict(), "rng": rng}))
+    assert found.place == "head"
+    assert torch.equal(found.prototypes, learned.bank.prototypes)
 
 
 def test_the_state_of_a_patched_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
