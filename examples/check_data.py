@@ -172,7 +172,10 @@ def show(found: Findings, console: Console, picture: Path | None = None) -> None
     _show_training(found, say)
     if picture is not None:
         say(f"Picture: {escape(str(picture))}" if found.pairs else "No picture: no image has a mask to draw")
-    say("[red]Problems: " + str(len(found.problems)) + "[/]" if found.problems else "[green]No problems.[/]")
+    if found.problems:
+        say(f"[red]Problems: {len(found.problems)}[/]")
+    else:
+        say("[green]No problems[/]" + (f"; see the notices above: {len(found.notices)}." if found.notices else "."))
 
 
 def _show_training(found: Findings, say: Any) -> None:

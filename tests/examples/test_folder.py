@@ -48,6 +48,22 @@ def test_seeded_split_is_stable_disjoint_and_told(root):
     assert "2 test images drawn by seed 1" in data.description
 
 
+def test_every_mask_is_a_label_where_some_images_have_none(root):
+    """They are unlabeled anyway: masks that nobody reads would be work lost."""
+    for i in range(4):
+        (root / f"labels/i{i}.png").unlink()
+    data = load_folder(root, 3, seed=1, short_side=24)
+    assert [len(part.names) for part in (data.labeled, data.unlabeled, data.test)] == [5, 4, 1]
+    assert set(data.unlabeled.names) == {f"i{i}" for i in range(4)}
+    assert "5 labeled images, all others with a mask" in data.description
+
+
+def test_masks_that_are_not_used_are_told_of(root):
+    data = load_folder(root, 3, seed=1, short_side=24)
+    text = "2 labeled images drawn by seed 1; the masks of 6 others are not used (labeled.txt would name them)"
+    assert text in data.description
+
+
 def test_lists_are_followed(root):
     write_lists(root, labeled=["i0", "i1.png"], val=["i2"])
     data = load_folder(root, 3, seed=0, short_side=24)

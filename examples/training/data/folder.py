@@ -96,8 +96,11 @@ def partition(root: Path, images: Sequence[str], with_label: Sequence[str], seed
             )
     labeled = given.get("labeled")
     if labeled is None:
-        labeled = free if "unlabeled" in given else free[: max(1, round(LABELED_SHARE * len(free)))]
-        notes.append(f"no labeled.txt: {len(labeled)} labeled images drawn by seed {seed}")
+        unlabeled_anyway = "unlabeled" in given or bool({*images} - {*with_label} - named)
+        labeled = free if unlabeled_anyway else free[: max(1, round(LABELED_SHARE * len(free)))]
+        left = len(free) - len(labeled)
+        drawn = f" drawn by seed {seed}; the masks of {left} others are not used (labeled.txt would name them)"
+        notes.append(f"no labeled.txt: {len(labeled)} labeled images" + (drawn if left else ", all others with a mask"))
     unlabeled = given.get("unlabeled")
     if unlabeled is None:
         known = {*val, *labeled}
