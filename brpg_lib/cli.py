@@ -83,6 +83,7 @@ COMMANDS = {
             ("brpg train voc/classic_92 --no-head --set seed=0 --out runs/without/0", "and seeds 1, 2, ..."),
             ("brpg train voc/classic_92 --set seed=0 --out runs/with/0", "the same with the head"),
             ("brpg compare runs/without runs/with", "pairs them, and tells"),
+            ("brpg compare results.csv", "of any trainer: a line per training, seed,variant,score"),
         ),
     ),
     "patch": Command(
@@ -125,8 +126,8 @@ START = "https://github.com/brpg-lib/brpg-lib/blob/main/docs/start.md"
 TOUR = (
     ("See it work", (("demo", 0),)),
     ("Train on a folder of your own", (("check-data", 0), ("train", 2), ("predict", 0), ("inspect", 1))),
-    ("Put it into a trainer you have", (("patch", 1),)),
-    ("Know whether it helps you", (("compare", 2),)),
+    ("Put it into a trainer you have", (("patch", 1), ("patch", 3))),
+    ("Know whether it helps you", (("compare", 2), ("compare", 3))),
 )
 """What one may want, and which examples of which commands do it."""
 

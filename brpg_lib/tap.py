@@ -151,7 +151,7 @@ class FeatureTap:
             called_again = "; is it under torch.utils.checkpoint in compiled code? Then tap a layer outside"
             return called_again if self._compiled else ""
         if not seen and not self._handles:
-            return "; the tap is closed"
+            return "; the tap is closed: call open(), or use it in a with statement around the passes"
         if others and self.grad:
             return f", and {others} without: under torch.no_grad(), or frozen; grad=False is for a teacher's features"
         if others:

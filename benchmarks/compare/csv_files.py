@@ -58,24 +58,27 @@ def read_csv(path: Path, variant: str | None = None) -> list[Run]:
     return runs
 
 
+FORM = "a line is one training, such as seed,variant,score and 0,no head,41.2"
+
+
 def _columns(path: Path, columns: list[str], variant: str | None) -> tuple[list[str], list[str]]:
     """Names of the scores and of the classes."""
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise ValueError(f"{path}: heading: expected different names, found {', '.join(map(repr, twice))} twice")
     if SEED not in columns:
-        raise ValueError(f"{path}: heading: expected a column {SEED}, found {', '.join(columns)}")
+        raise ValueError(f"{path}: heading: expected a column {SEED}, found {', '.join(columns)}; {FORM}")
     if variant is None and VARIANT not in columns:
         raise ValueError(
             f"{path}: heading: expected a column {VARIANT}, found {', '.join(columns)} "
-            "(or give two files: without the head, with it)"
+            f"(or give two files: without the head, with it); {FORM}"
         )
     if variant is not None and VARIANT in columns:
         raise ValueError(f"{path}: heading: expected no column {VARIANT} where two files are given, found one")
     classes = [name for name in columns if name.startswith(CLASS)]
     scores = [name for name in columns if name not in {SEED, SETTING, VARIANT, *classes}]
     if not scores:
-        raise ValueError(f"{path}: heading: expected a column of scores, such as score or miou, found none")
+        raise ValueError(f"{path}: heading: expected a column of scores, such as score or miou, found none; {FORM}")
     return scores, classes
 
 

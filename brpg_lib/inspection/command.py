@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"brpg inspect needs {error.name} for this: pip install 'brpg-lib[inspect]'", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        print(f"brpg inspect: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
         print(f"brpg inspect: {error}", file=sys.stderr)
         return 2
     return 0
