@@ -70,6 +70,17 @@ def test_plain_loops(name: str, needs: str, device: torch.device, monkeypatch: p
         module.train(2, device)
 
 
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available", "ignore:.*torch.cuda.amp.GradScaler is enabled")
+def test_mean_teacher(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = example("mean_teacher", "segmentation_models_pytorch")
+    # Tensors without values cannot be copied with all that holds them.
+    monkeypatch.setattr(module, "AveragedModel", lambda network, **_: network.requires_grad_(True))
+    monkeypatch.setattr(module, "cutmix_boxes", lambda count, size: torch.zeros(count, size, size, dtype=torch.bool))
+    training = module.Training(device)
+    with pytest.raises(LearnStepDone):
+        training.step(module.cropped(device, views()), training.head.schedule.total - 1)
+
+
 def test_quickstart(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     module = example("quickstart", "sklearn")
     scenes = [(torch.empty(3, 33, 33, dtype=torch.uint8), torch.empty(33, 33, dtype=torch.int64))] * 64

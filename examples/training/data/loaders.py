@@ -13,20 +13,20 @@ LABELED = 80
 """Labeled scenes; they repeat while the unlabeled ones go on."""
 
 
-class DigitViews(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Pairs of a labeled and an unlabeled scene, each a pure function of its index.
+def large_digits(split: str, length: int) -> DigitScenes:
+    """Scenes of one large digit on a plain background, so that a network from scratch learns the classes in seconds."""
+    return DigitScenes(split, length, digits_per_scene=(1, 1), digit_size=(0.8, 1.0), clutter=0)
 
-    A scene shows one large digit on a plain background, so that a network from scratch learns the classes in seconds.
+
+class DigitViews(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Pairs of a labeled and an unlabeled scene of :func:`large_digits`, each a pure function of its index.
 
     Args:
         length: Number of pairs, and of unlabeled scenes.
     """
 
     def __init__(self, length: int) -> None:
-        self.labeled, self.unlabeled = (
-            DigitScenes(split, count, digits_per_scene=(1, 1), digit_size=(0.8, 1.0), clutter=0)
-            for split, count in (("labeled", LABELED), ("unlabeled", length))
-        )
+        self.labeled, self.unlabeled = large_digits("labeled", LABELED), large_digits("unlabeled", length)
 
     def __len__(self) -> int:
         return len(self.unlabeled)
@@ -46,3 +46,9 @@ def digit_loader(steps: int, batch_size: int = 8) -> DataLoader[tuple[Tensor, Te
     With a generator of its own, the loader leaves torch's global random state alone.
     """
     return DataLoader(DigitViews(steps * batch_size), batch_size, generator=torch.Generator())
+
+
+def digit_test_loader(images: int, batch_size: int = 32) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of images ``(B, 3, 33, 33)`` float32 and labels ``(B, 33, 33)``, of digits that others have written."""
+    scenes = [(to_float(image), label) for image, label in large_digits("test", images)]
+    return DataLoader(scenes, batch_size, generator=torch.Generator())  # type: ignore[arg-type]  # a list will do
