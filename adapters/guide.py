@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import difflib
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .analysis.values import dotted
-from .editing.edit import PatchError
+from .editing.edit import Edit, PatchError
 from .editing.tidy import MARK, tidy
-from .patching.edits import edits_of, of_object
+from .patching.edits import BRPG, edits_of, of_object
 from .patching.found import Found, examine
 from .patching.framework import PATCHED
 from .patching.lines import filled, general_step, plugin_slots, step_slots, with_sum
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
 from .roles.findings import LIKELY, Findings, Lacking, Missing
+from .roles.holes import dotted_out, hole, holes_in
 from .roles.settings import options
 
 IMPORTS = """
@@ -46,6 +48,46 @@ ENDING = """    $ignored
     )
 """
 
+SKELETON = f"""
+# after the imports
+{IMPORTS.strip()}
+
+# before the loop over epochs, once network and optimizer are made and before a checkpoint is loaded
+brpg = Plugin({{'preset': 'small_data'}}, dataset='mine', num_classes=NUM_CLASSES, feature_dim=64,
+              epochs={hole("epochs")},
+              iters_per_epoch={hole("length")}
+              ).to(device)
+brpg.tap(model, teacher=teacher, features='DECODER', logits='CLASSIFIER')
+brpg.add_projection(CHANNELS, optimizer.param_groups[-1], teacher=True)
+
+# in the place of torch.no_grad() around the teacher's pass
+with brpg.teacher_pass():
+
+# before the backward pass, before the loss is divided or scaled
+if brpg.enabled:
+    ((feat, logits),) = brpg.take(1)
+    rep_x, rep_u_s = brpg.project(
+        feat[{hole("labeled")}],
+        feat[{hole("strong")}],
+    )
+    loss = loss + brpg(
+        LabeledBatch(
+            features=rep_x,
+            logits=logits[{hole("labeled")}],
+            labels={hole("labels")},
+        ),
+        UnlabeledBatch(
+            features=rep_u_s,
+            pseudo_labels={hole("pseudo")},
+            confidence={hole("confidence")},
+            **brpg.weak_view(*brpg.take_teacher())
+        ),
+        iteration={hole("iteration")}
+    )
+
+# where the script moves the teacher
+brpg.update_teacher({hole("share")})
+"""
 CLASSES = ("num_classes", "n_classes", "nclass", "classes")
 LAYERS = {
     "decoder": (
@@ -85,41 +127,85 @@ def guide(source: str) -> Guide:
     if PATCHED.search(source):
         raise PatchError("it imports brpg_lib already; guide the original instead")
     try:
-        source = tidy(source.removeprefix(MARK))
+        tidied = tidy(source.removeprefix(MARK))
     except SyntaxError as error:
         raise PatchError(f"not valid Python: line {error.lineno}") from None
-    plan = Plan("own script", "", source, Findings())
+    original, source = source, tidied
+    plan = Plan("own script", "", source, Findings(tolerant=True))
     questions: list[str] = []
     try:
         found = examine(source, plan.findings)
         step = filled(general_step(found, ENDING), step_slots(found))
         plugin, questions = _plugin(found)
-        if found.step.weak is None:
+        if found.step.weak is None and found.step.strong:
             plan.findings.lack(
                 "weak view",
                 "no pass under a torch.no_grad() of its own gives the pseudo labels",
                 by_hand="with brpg.teacher_pass(): ...",
             )
-        extras = list(teacher_edits(found))
-        plan.edits = of_object(found, [*edits_of(found, IMPORTS, plugin, with_sum(found, step), "'"), *extras])
+        extras = list[Edit]()
+        with plan.findings.bearing():
+            extras += teacher_edits(found)
+        edits = of_object(found, [*edits_of(found, IMPORTS, plugin, with_sum(found, step), "'"), *extras])
+        plan.edits = [_without_holes(edit) for edit in edits]
+        if found.around.own:
+            plan.findings.missing[:] = [_of_object(missing) for missing in plan.findings.missing]
     except Lacking as lacking:
         plan.findings.missing.insert(0, lacking.missing)
         plan.findings.missing += _also_missing(source, lacking.missing)
+    _as_written(plan.findings, original, source)
     return Guide(plan, questions)
+
+
+def _without_holes(edit: Edit) -> Edit:
+    code = getattr(edit, "code", "")
+    return replace(edit, code=dotted_out(code)) if holes_in(code) else edit  # type: ignore[call-arg]
+
+
+def _of_object(missing: Missing) -> Missing:
+    """A hint with ``self.brpg``, where the plug-in is an object's."""
+    return replace(missing, by_hand=BRPG.sub("self.brpg", missing.by_hand))
+
+
+def _as_written(findings: Findings, original: str, tidied: str) -> None:
+    """Lines of the script as it is, not as it was taken apart for the edits."""
+    before, after = (
+        sorted((node.lineno, node.col_offset) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt))
+        for text in (original.removeprefix(MARK), tidied)
+    )
+    if len(before) != len(after):
+        return
+    starts = [line for line, _ in after]
+
+    def line_of(line: int) -> int:
+        at = bisect.bisect_right(starts, line) - 1
+        return before[at][0] + line - starts[at] if line and at >= 0 else line
+
+    findings.roles[:] = [replace(role, line=line_of(role.line)) for role in findings.roles]
+    findings.missing[:] = [
+        replace(missing, near=[(line_of(line), code) for line, code in missing.near]) for missing in findings.missing
+    ]
 
 
 def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
     """What a script has and lacks, and the diff of the lines to add, line by line."""
     yield from made.plan.lines(name)
-    if not made.plan.complete:
+    if not made.plan.edits:
+        yield "  lines to add, with `...` for what was not found:"
+        yield from (f"    {line}" for line in dotted_out(SKELETON).strip().splitlines())
         return
     if made.questions:
         yield f"  {len(made.questions)} to fill in:"
     for question in made.questions:
         yield f"    {question}"
-    patched = made.plan.apply()
+    patched = made.plan.draft()
+    holes = [line.strip() for line in patched.splitlines() if "# ...: " in line]
+    if holes:
+        yield f"  not found, and `...` in the lines below ({len(holes)}):"
+    for line in holes:
+        yield f"    {line.partition('# ...: ')[2]}"
     yield from difflib.unified_diff(
-        source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm=""
+        made.plan.source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm=""
     )
     yield "  settings: {'preset': 'small_data'} is for few labels, None for the paper's; feature_dim decides the cost"
 

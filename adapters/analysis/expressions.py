@@ -108,6 +108,15 @@ class Expressions(Names):
 
     _generatorexp_value = _listcomp_value
 
+    def _yield_value(self, node: ast.Yield) -> Value:
+        if node.value is not None:
+            self.yielded.append(self.value(node.value))
+        return Value("const", (), None, node)
+
+    def _yieldfrom_value(self, node: ast.YieldFrom) -> Value:
+        self.yielded.append(self.item(self.value(node.value), node))
+        return Value("const", (), None, node)
+
     def _attribute_value(self, node: ast.Attribute) -> Value:
         name = dotted(node)
         held = self.env.get(name) or (self.globals.get(name) if name.startswith(OWN) else None)
@@ -160,7 +169,10 @@ class Expressions(Names):
             )
         if name in self.functions and len(self.active) < DEPTH and name not in self.active:
             own = [self._name("self")] if name.startswith(OWN) else []
-            return self.enter(self.functions[name], [*own, *arguments], keywords)
+            function = self.functions[name]
+            if is_generator(function):
+                return Value("generator", (*own, *arguments, *keywords.values()), (function, tuple(keywords)), node)
+            return self.enter(function, [*own, *arguments], keywords)
         method = isinstance(node.func, ast.Attribute) and not self._is_module(node.func.value)
         subject = self.value(node.func.value) if method and isinstance(node.func, ast.Attribute) else None
         operands = ([subject] if subject is not None else []) + arguments
@@ -225,6 +237,11 @@ class Expressions(Names):
     @abstractmethod
     def enter(self, function: ast.FunctionDef, arguments: Sequence[Value], keywords: dict[str, Value]) -> Value:
         """Follow a call of one of the script's functions; what it returns."""
+
+
+def is_generator(function: ast.FunctionDef) -> bool:
+    """Whether a function yields."""
+    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function))
 
 
 def _classes_axis(node: ast.Call, skipped: int) -> bool:

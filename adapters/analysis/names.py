@@ -13,6 +13,8 @@ from .values import Env, Flow, Place, Value, dotted
 PASSED_ON = {"tqdm", "iter", "cycle", "trange", "list", "prefetch", "track", "prepare"}
 
 
+ENDLESS = "endless"
+"""Detail of a loader's item that comes of going through the loader again and again."""
 OWN = "self."
 """What names of an object's attributes and methods begin with: all of its methods share them."""
 NETWORK = {
@@ -44,6 +46,8 @@ class Names(ABC):
         self.known: set[int] = set()
         self.active: list[str] = []
         self.entered: list[ast.FunctionDef] = []
+        self.yielded: list[Value] = []
+        self.endless = False
 
     @abstractmethod
     def value(self, node: ast.AST) -> Value:
@@ -94,9 +98,18 @@ class Names(ABC):
             return tuple_of([self.item(arg, node) for arg in value.args], node)
         if name in ("range", "trange"):
             return Value("count", value.args, "range", node)
+        if value.op == "generator":
+            return self.resume(value)
         if name in PASSED_ON and value.args:
-            return self.item(value.args[0], node)
-        return Value("item", (value,), None, node)
+            outer, self.endless = self.endless, self.endless or name == "cycle"
+            found = self.item(value.args[0], node)
+            self.endless = outer
+            return found
+        return Value("item", (value,), ENDLESS if self.endless else None, node)
+
+    @abstractmethod
+    def resume(self, generator: Value) -> Value:
+        """What a generator of the script's own yields."""
 
 
 def tuple_of(values: Sequence[Value], node: ast.AST) -> Value:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from .expressions import Expressions
+from .expressions import DEPTH, Expressions
 from .names import OWN
 from .values import BACKWARD, Flow, Place, Value, dotted
 
@@ -151,6 +151,22 @@ class _Walker(Expressions):
     def _try(self, node: ast.Try) -> None:
         for part in (node.body, *(handler.body for handler in node.handlers), node.orelse, node.finalbody):
             self.block(part, (node, "body"))
+
+    def resume(self, generator: Value) -> Value:
+        """See :class:`Names`: the function is followed anew for each item, which is another one each time."""
+        function, names = generator.detail
+        if len(self.active) >= DEPTH or function.name in self.active:
+            return Value("item", (generator,), None, generator.node)
+        outer = self.yielded, self.endless
+        again = any(isinstance(node, ast.While) and isinstance(node.test, ast.Constant) for node in ast.walk(function))
+        self.yielded, self.endless = [], self.endless or again
+        first = len(generator.args) - len(names)
+        self.enter(function, generator.args[:first], dict(zip(names, generator.args[first:], strict=True)))
+        found = self.yielded
+        self.yielded, self.endless = outer
+        if len(found) == 1:
+            return found[0]
+        return Value("either", tuple(found), (function, True, True), function) if found else Value("const")
 
     def enter(self, function: ast.FunctionDef, arguments: Sequence[Value], keywords: dict[str, Value]) -> Value:
         """Follow a call of one of the script's functions; what it returns."""

@@ -51,23 +51,37 @@ def examine(source: str, findings: Findings, *, taps: bool = True) -> Found:
     tree = parsed(source)
     flow = follow(tree)
     outer = find_descent(flow)
-    try:
-        step = _found_step(flow, outer, findings, taps)
-    except Lacking:
-        inner = within(flow, outer)
-        again = Findings()
-        if inner is None:
-            raise
-        try:
-            step = _found_step(flow, inner, again, taps)
-        except Lacking:
-            inner = None
-        if inner is None:
-            raise
-        findings.roles[:] = again.roles
+    step = _best_step(flow, outer, findings, taps)
     teacher = step.weak.network if step.weak is not None and step.weak.network != step.student else ""
     around = Around(flow, step.descent, step.student, teacher or _averaged(flow, step), findings)
     return Found(tree, flow, findings, step, find_surroundings(around), around)
+
+
+def _best_step(flow: Flow, outer: Descent, findings: Findings, taps: bool) -> Step:
+    """The step where it goes backward, or in the function that returns the loss if more of it is seen there.
+
+    Raises:
+        Lacking: A part is missing in both.
+    """
+    failed: Lacking | None = None
+    tried: list[tuple[int, Step, Findings]] = []
+    for descent in (outer, within(flow, outer)):
+        if descent is None or (tried and not tried[0][0]):
+            continue
+        again = Findings(tolerant=findings.tolerant)
+        try:
+            step = _found_step(flow, descent, again, taps)
+        except Lacking as lacking:
+            if failed is None and descent is outer:
+                failed, findings.roles[:] = lacking, again.roles
+            continue
+        tried.append((len(again.missing) + (step.weak is None), step, again))
+    if not tried:
+        assert failed is not None
+        raise failed
+    _, step, again = min(tried, key=lambda one: one[0])
+    findings.roles[:], findings.missing[:] = again.roles, again.missing
+    return step
 
 
 def _found_step(flow: Flow, descent: Descent, findings: Findings, taps: bool) -> Step:
@@ -88,6 +102,6 @@ def parsed(source: str) -> ast.Module:
 
 def _averaged(flow: Flow, step: Step) -> str:
     """The network that makes the pseudo labels, where it is another one."""
-    first = next((inner for inner in step.strong[0].labels if inner.op == "forward"), None)
+    first = next((inner for one in step.strong[:1] for inner in one.labels if inner.op == "forward"), None)
     names = names_of(first.args[0], step.descent.place.env) if first is not None else []
     return "" if not names or names[0] == step.student else names[0]

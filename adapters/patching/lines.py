@@ -14,6 +14,7 @@ from ..analysis.kinds import nature
 from ..analysis.values import Place, Value
 from ..analysis.views import layout, names_of, plain, same_batch
 from ..roles.findings import Lacking, Missing
+from ..roles.holes import hole
 from ..roles.parts import Step, Strong, Weak
 from .found import Found
 
@@ -88,15 +89,26 @@ class Sizes:
             return alike[0]
         if names:
             return f"len({names[0]})"
+        items = [name for name, held in self.place.env.items() if _unpacked(held) and same_batch(held, images)]
+        if items:
+            return f"len({items[0]})"
         text = ast.unparse(images.node) if isinstance(images.node, ast.expr) else "images"
-        hint = f"images = {text}"
-        raise Lacking(Missing("images", f"no name holds `{text}` where the loss goes backward", by_hand=hint))
+        reason = f"no name holds `{text}`, or another tensor of that batch, where the loss goes backward"
+        hint = "return the images of that pass too, and name them before the backward pass"
+        raise Lacking(Missing("images", reason, by_hand=hint))
 
     def part(self, forward: Value, part: int) -> str:
         """Slice of one part of a pass's batch."""
         counts = [self.of(images) for images in layout(forward)[: part + 1]]
         end = " + ".join(counts)
         return f"[:{end}]" if part == 0 else f"[{' + '.join(counts[:part])}:{end}]"
+
+
+def _unpacked(value: Value) -> bool:
+    """Whether a value is a tensor of a loader's item, as it was unpacked: with one row per image."""
+    value = plain(value)
+    told = value.op == "part" and (bool(value.detail[1]) or isinstance(value.detail[0], str))
+    return told and plain(value.args[0]).op == "item"
 
 
 def signature(step: Step) -> tuple[str, ...]:
@@ -120,15 +132,16 @@ def step_slots(found: Found) -> dict[str, str]:
     """Slots of a step's lines."""
     step = found.step
     sizes = Sizes(step.descent.place)
-    assert step.labeled is not None
-    slots = {"loss": step.descent.loss, "labels": step.labels, "iteration": found.surroundings.names["iteration"]}
-    slots |= {"n_l": sizes.of(step.labeled.images[0]), "n_w": NONE}
+    slots = {"loss": step.descent.loss, "labels": step.labels or hole("labels"), "iteration": found.surroundings.names["iteration"]}
+    slots |= {"n_l": NONE, "n_w": NONE}
+    if step.labeled is not None:
+        with found.findings.bearing():
+            slots["n_l"] = sizes.of(step.labeled.images[0])
     if step.weak is not None:
         with suppress(Lacking):
             slots["n_w"] = sizes.of(layout(step.weak.forward)[step.weak.part])
         slots["valid"] = f", valid={step.weak.valid} != 255" if step.weak.valid else ""
-    slots |= _pseudo_slots(step.strong)
-    return slots
+    return slots | _pseudo_slots(step.strong)
 
 
 def plugin_slots(found: Found) -> dict[str, str]:
@@ -154,6 +167,8 @@ def with_sum(found: Found, step: str, quote: str = "'") -> str:
 
 def _pseudo_slots(strong: Sequence[Strong]) -> dict[str, str]:
     """Pseudo labels and confidence of all strong views."""
+    if not strong:
+        return {"pseudo": hole("pseudo"), "confidence": hole("confidence"), "ignored": NONE}
     pseudo, confidence = _together([one.pseudo for one in strong]), _together([one.confidence for one in strong])
     ignored = [one.ignore for one in strong]
     if not all(ignored):
@@ -180,26 +195,32 @@ def general_step(found: Found, ending: str) -> str:
     taken = {f"{kind}{number}" for kind in ("feat", "logits") for number in numbers} & step.descent.place.env.keys()
     if taken:  # names that the script has already
         numbers = [f"_tap{number}" for number in numbers]
-    assert step.labeled is not None
 
-    def part(kind: str, forward: Value, which: int) -> str:
-        return f"{kind}{numbers[order.index(id(forward))]}{sizes.part(forward, which)}"
+    def part(kind: str, forward: Value, which: int, name: str = "strong") -> str:
+        cut = f"[{hole(name)}]"
+        with found.findings.bearing():
+            cut = sizes.part(forward, which)
+        return f"{kind}{numbers[order.index(id(forward))]}{cut}"
+
+    def labeled(kind: str) -> str:
+        if step.labeled is None:
+            return f"{kind}{numbers[0]}[{hole('labeled')}]"
+        return part(kind, step.labeled.forward, step.labeled.parts[0], "labeled")
 
     pairs = ", ".join(f"(feat{number}, logits{number})" for number in numbers) + ("," if len(order) == 1 else "")
-    features = part("feat", step.labeled.forward, step.labeled.parts[0])
-    strong = _together([part("feat", one.view.forward, one.view.parts[0]) for one in step.strong])
+    features = labeled("feat")
+    strong = [part("feat", one.view.forward, one.view.parts[0]) for one in step.strong]
+    together = _together(strong) if strong else f"feat{numbers[-1]}[{hole('strong')}]"
     lines = [
         "if brpg.enabled:",
         f"    {pairs} = brpg.take({len(order)})" if len(order) > 1 else f"    ({pairs}) = brpg.take(1)",
     ]
-    lines.append(f"    rep_x, rep_u_s = brpg.project({features}, {strong})")
+    lines.append(f"    rep_x, rep_u_s = brpg.project({features}, {together})")
     weak = _weak_view(step.weak, part)
     return "\n" + "\n".join(
         [
             *lines,
-            ending.replace("$logits_l", part("logits", step.labeled.forward, step.labeled.parts[0])).replace(
-                "$weak", weak
-            ),
+            ending.replace("$logits_l", labeled("logits")).replace("$weak", weak),
         ]
     )
 

@@ -51,6 +51,14 @@ class Plan:
         """
         if not self.complete:
             raise PatchError("; ".join(_needed(missing) for missing in self.needed))
+        return self.draft()
+
+    def draft(self) -> str:
+        """The source with the edits, as far as they are known.
+
+        Raises:
+            PatchError: An edit does not fit.
+        """
         return patch(self.source, self.edits)
 
     def lines(self, name: str) -> Iterator[str]:

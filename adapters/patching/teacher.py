@@ -46,15 +46,18 @@ def _average(found: Found, teacher: str) -> tuple[ast.stmt, str, str, str]:
     """
     target, student = found.step.descent.place, found.step.student
     last: ast.stmt | None = None
+    earlier: list[ast.stmt] = []
     for place in found.flow.places[found.flow.places.index(target) :]:
         visible = place.function == target.function or found.around.own
         if visible and _moves(place.statement, {teacher, student}):
             last = place.statement
+            earlier = [one for one in place.block if one.lineno < last.lineno and _moves(one, {teacher, student})]
     if last is None:
         reason = f"nothing moves `{teacher}` towards `{student}` after the step"
         hint = "brpg.update_teacher(SHARE)  # the share of the teacher that stays, where it moves"
         raise Lacking(Missing("average", reason, by_hand=hint))
-    share = _share(found, last, {teacher, student})
+    shares = (_share(found, one, {teacher, student}) for one in (last, *reversed(earlier)))  # buffers may come last
+    share = next(filter(None, shares), "")
     if share:
         return last, share, CERTAIN, f"share of `{teacher}` that stays"
     iteration = found.surroundings.names["iteration"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..analysis.names import OWN
 from ..analysis.values import Flow, Place, Value, dotted, place_of
@@ -99,6 +99,9 @@ class Around:
 
     def _start(self) -> tuple[Place, ast.stmt | None]:
         """Where the plug-in is made: when all it needs is there, before the script resumes."""
+        made = self._where_made() if self.own else None
+        if made is not None:
+            return made
         block, loop = list(self.loop.block), self.loop.statement
         end = block.index(loop)
         ready = self._ready(block[:end])
@@ -107,6 +110,31 @@ class Around:
                 end = index
                 break
         return place_of(self.flow, block[end]), block[end - 1] if end else None
+
+    def _where_made(self) -> tuple[Place, ast.stmt | None] | None:
+        """In ``__init__`` of an object with a method that loads: its optimizer must have all parameters before that."""
+        loading = {
+            OWN + place.function
+            for place in self.flow.places
+            if "self" in place.env
+            and isinstance(place.statement, ast.Assign)
+            and any(is_load(node) for node in ast.walk(place.statement.value))
+        }
+        own = [place for place in self.flow.places if place.function == "__init__" and "self" in place.env]
+        if not loading or not own or self.loop.function == "__init__":
+            return None
+        block = list(next(place.block for place in own if not place.around))
+        loads = [
+            index
+            for index, statement in enumerate(block)
+            if any(is_load(node) or dotted(getattr(node, "func", node)) in loading for node in ast.walk(statement))
+        ]
+        end = loads[0] if loads else len(block)
+        if end == 0 or self._ready(block[: end + 1]) > end:
+            return None
+        place = place_of(self.flow, block[min(end, len(block) - 1)])
+        kept = {name: held for name, held in self.loop.env.items() if name in place.env or name.startswith(OWN)}
+        return (place if loads else replace(place, env=kept)), block[end - 1]
 
     def _ready(self, block: Sequence[ast.stmt]) -> int:
         """Index of the first statement of a block at which networks and optimizer are what they are in the loop."""

@@ -27,6 +27,8 @@ def find_checkpoints(around: Around, found: Surroundings) -> None:
 
 def _resume(around: Around, found: Surroundings) -> None:
     inside = [place for place in _between(around) if isinstance(place.statement, ast.Assign)]
+    if around.place.function == "__init__":  # of an object, whose methods all see the plug-in
+        inside = [one for one in around.flow.places if "self" in one.env and isinstance(one.statement, ast.Assign)]
     for place in inside:
         statement = place.statement
         assert isinstance(statement, ast.Assign)
@@ -47,7 +49,18 @@ def _resume(around: Around, found: Surroundings) -> None:
         and is_load(place.statement.value)
         and _loaded_epoch(around, place.statement) is not None
     ]
-    if near:
+    elsewhere = [
+        (place.statement.lineno, ast.unparse(place.statement))
+        for place in around.flow.places
+        if isinstance(place.statement, ast.Assign)
+        and is_load(place.statement.value)
+        and _loaded_epoch(around, place.statement) is not None
+    ]
+    if elsewhere and not near:
+        reason = "the script loads an epoch in another function than the one in which the plug-in is made"
+        by_hand = "brpg.load(PATH, EPOCH)  # after brpg is made, before the loop over epochs"
+        around.findings.lack("resume", reason, near=elsewhere[:1], by_hand=by_hand)
+    elif near:
         reason = "the script resumes before networks and optimizer are what the training uses"
         by_hand = "brpg.load(PATH, EPOCH)  # after brpg is made"
         around.findings.lack("resume", reason, near=near, by_hand=by_hand)
@@ -105,7 +118,8 @@ def _saves(around: Around) -> Iterator[tuple[Place, str, Value | None, int]]:
         if not isinstance(call, ast.Call) or id(statement) in seen or not _is_save(call):
             continue
         seen.add(id(statement))
-        if place.depth == around.main.depth or place.function == around.target.function:
+        own = around.own and "self" in place.env
+        if own or place.depth == around.main.depth or place.function == around.target.function:
             path = ast.unparse(call.args[1])
             yield place, path, place.env.get(dotted(call.args[0])), statement.lineno
         else:

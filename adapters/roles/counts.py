@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 
+from ..analysis.names import ENDLESS
 from ..analysis.values import Env, dotted, place_of
 from ..analysis.views import names_of
 from .around import Around
 from .findings import Lacking, Missing
+from .holes import hole
 
 
 def find_count(around: Around) -> dict[str, str]:
     """The count of steps, their number in an epoch, and the number of epochs."""
+    loops = _step_loops(around)
+    names = {name: hole(name) for name in ("iteration", "length", "epochs")}
+    with around.findings.bearing():
+        found = _written_count(around, loops)
+        epochs = _epochs(around, loops)
+        if found is None:
+            found = _kept_count(around, loops) or _loop_count(around, loops)
+        names["iteration"], names["length"], line = found
+        around.findings.add("iteration", names["iteration"], line)
+        around.findings.add("steps of an epoch", names["length"], line)
+        names["epochs"] = around.findings.add("epochs", epochs, loops[0].lineno)
+    return names
+
+
+def _step_loops(around: Around) -> list[ast.For]:
+    """The loops around the optimizer's step, outermost first: not those that only add up gradients for it."""
     loops = around.loops()
-    found = _written_count(around, loops)
-    epochs = _epochs(around, loops)
-    if found is None:
-        found = _kept_count(around, loops) or _loop_count(around, loops)
-    iteration, length, line = found
-    around.findings.add("iteration", iteration, line)
-    around.findings.add("steps of an epoch", length, line)
-    around.findings.add("epochs", epochs, loops[0].lineno)
-    return {"iteration": iteration, "length": length, "epochs": epochs}
+    steps = {f"{around.descent.optimizer}.step", "scaler.step"}
+    stepping = [loop for loop in loops if any(_calls(node, steps, around) for node in ast.walk(loop))]
+    inner = [loop for loop in loops if any(node is around.descent.backward.statement for node in ast.walk(loop))]
+    kept = [loop for loop in loops if loop in stepping or loop not in inner]
+    return kept if any(loop in stepping for loop in inner) else loops
+
+
+def _calls(node: ast.AST, names: set[str], around: Around) -> bool:
+    """Whether an expression steps the optimizer, itself or in a scaler."""
+    if not isinstance(node, ast.Call) or not dotted(node.func).endswith(".step"):
+        return False
+    return dotted(node.func) in names or any(dotted(arg) == around.descent.optimizer for arg in node.args)
 
 
 def _written_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int] | None:
@@ -39,6 +61,9 @@ def _written_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, 
             continue
         product = _count_of(statement.value, place.env)
         length = _length(around, product, place.env) if product is not None else None
+        bound = _range(loops[-1])
+        if length is None and product is not None and bound is not None and ast.unparse(product) == ast.unparse(bound):
+            length = _there(around, product, place.env)
         if length is None:
             continue
         name, value = ast.unparse(statement.targets[0]), ast.unparse(statement.value)
@@ -54,16 +79,88 @@ def _written_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, 
 
 def _kept_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int] | None:
     """``iteration += 1`` after each step, of a name that lives longer than an epoch."""
-    loaders = _loaders(around, loops[-1]) if loops else []
-    after = around.flow.places[around.flow.places.index(around.target) :]
-    for place in after if loaders else ():
+    length = _steps(around, loops[-1]) if loops else None
+    # within one call of the function with the step's loop, whatever function the loss is made in
+    for place in around.flow.places if length is not None else ():
         statement = place.statement
-        if not any(one is loops[-1] for one, _ in place.around) or not _adds_one(statement):
+        outer = [one for one, _ in place.around]
+        if not any(one is loops[-1] for one in outer) or not _adds_one(statement):
             continue
         name = dotted(statement.target)  # type: ignore[attr-defined]
-        if name in around.target.env and name in around.env:
-            return name, _shortest(loaders), statement.lineno
+        if name not in around.target.env or name not in around.env or place.depth > around.target.depth:
+            continue
+        if place.function == around.target.function and statement.lineno < around.target.statement.lineno:
+            continue
+        every = [_every(one) for one in outer[[one is loops[-1] for one in outer].index(True) + 1 :]]
+        parts = [_there(around, one, place.env) for one in every if one is not None]
+        if None not in parts and length is not None:
+            return name, " // ".join([length, *filter(None, parts)]), statement.lineno
     return None
+
+
+def _every(statement: ast.stmt) -> ast.expr | None:
+    """``n`` of ``if (i + 1) % n == 0``."""
+    test = statement.test if isinstance(statement, ast.If) else None
+    left = test.left if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq) else None
+    return left.right if isinstance(left, ast.BinOp) and isinstance(left.op, ast.Mod) else None
+
+
+def _steps(around: Around, loop: ast.For) -> str | None:
+    """Code of how often a loop is gone through, where the plug-in is made."""
+    env = place_of(around.flow, loop.body[0]).env
+    bound = _range(loop)
+    if bound is not None:
+        code = _there(around, bound, env)
+        return f"({code})" if code is not None and isinstance(bound, ast.BinOp) else code
+    ends = [_there(around, end, env) for end in _breaks(loop, env)]
+    loaders = [f"len({one})" for one in _loaders(around, loop)]
+    lengths = [*loaders, *(end for end in ends if end is not None)]
+    if not lengths:
+        return None
+    return lengths[0] if len(lengths) == 1 else f"min({', '.join(lengths)})"
+
+
+def _range(loop: ast.For) -> ast.expr | None:
+    """``n`` of ``for i in range(n)``."""
+    call = loop.iter
+    while isinstance(call, ast.Call) and dotted(call.func).rpartition(".")[2] in ("tqdm", "enumerate", "track"):
+        call = call.args[0] if call.args else ast.Constant(None)
+    one = isinstance(call, ast.Call) and dotted(call.func) in ("range", "trange") and len(call.args) == 1
+    return call.args[0] if one else None  # type: ignore[attr-defined]
+
+
+def _breaks(loop: ast.For, env: Env) -> list[ast.expr]:
+    """``n`` of ``if i == n: break``, of the loop's own count."""
+    return [
+        one.test.comparators[0]
+        for one in loop.body
+        if isinstance(one, ast.If)
+        and isinstance(one.body[-1], ast.Break)
+        and isinstance(one.test, ast.Compare)
+        and isinstance(one.test.ops[0], ast.Eq | ast.GtE)
+        and dotted(one.test.left) in _targets(loop)
+        and _is_count(one.test.left, env)
+    ]
+
+
+def _there(around: Around, node: ast.expr, env: Env) -> str | None:
+    """Code of a number of the step's loop, where the plug-in is made; ``None`` if a name is another there, or none."""
+    given = dict[str, str]()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and dotted(inner.func) not in ("len", "min", "max", "int"):
+            return None
+        if not isinstance(inner, ast.Name) or inner.id in ("len", "min", "max", "int"):
+            continue
+        value = env.get(inner.id)
+        if inner.id != "self" and (value is None or around.env.get(inner.id) is not value):
+            names = names_of(value, around.env) if value is not None else []
+            if not names:
+                return None
+            given[inner.id] = names[0]
+    text = ast.unparse(node)
+    for old, new in given.items():
+        text = re.sub(rf"(?<![\w.]){old}\b", new, text)
+    return text
 
 
 def _adds_one(statement: ast.stmt) -> bool:
@@ -98,12 +195,45 @@ def _loop_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int
         )
     counts = [_counter(around, loop) for loop in loops]
     loaders = _loaders(around, loops[-1])
-    if counts[0] is None or counts[-1] is None or not loaders:
-        reason = f"`for {ast.unparse(loops[-1].target)} in {ast.unparse(loops[-1].iter)}` counts no steps"
-        hint = f"for i, {ast.unparse(loops[-1].target)} in enumerate({ast.unparse(loops[-1].iter)}):"
-        raise Lacking(Missing("iteration", reason, [(loops[-1].lineno, ast.unparse(loops[-1].iter))], hint))
+    code = ast.unparse(loops[-1].iter)
+    length = _steps(around, loops[-1])
+    if length is None:
+        reason = (
+            f"cannot see how many steps `for {ast.unparse(loops[-1].target)} in {code}` takes: "
+            f"cannot see that `{code}` is a DataLoader that is there before the loop over epochs"
+        )
+        hint = "for i, (...) in enumerate(LOADER):  # a name that holds DataLoader(...) before the loop over epochs"
+        raise Lacking(Missing("iteration", reason, [(loops[-1].lineno, code)], hint))
+    if counts[0] is None or counts[-1] is None:
+        raise Lacking(Missing("iteration", _uncounted(around, loops, counts), [(loops[-1].lineno, code)], _hint(around, loops, counts)))
     own = [name for one in loaders for name in sorted(names_of(around.env[one], around.target.env), key=one.__ne__)[:1]]
-    return f"{counts[0]} * {_shortest(own)} + {counts[-1]}", _shortest(loaders), loops[-1].lineno
+    plain = bool(loaders) and length == _shortest(loaders)
+    return f"{counts[0]} * {_shortest(own) if plain and own else length} + {counts[-1]}", length, loops[-1].lineno
+
+
+def _uncounted(around: Around, loops: Sequence[ast.For], counts: Sequence[str | None]) -> str:
+    if counts[-1] is None:
+        return f"`for {ast.unparse(loops[-1].target)} in {ast.unparse(loops[-1].iter)}` counts no steps"
+    return f"`{ast.unparse(loops[0].target)}` is not there in {around.target.function or 'the script'}()"
+
+
+def _hint(around: Around, loops: Sequence[ast.For], counts: Sequence[str | None]) -> str:
+    """What to write so that steps are counted: it works when it is followed to the letter."""
+    loop, optimizer = loops[-1], around.descent.optimizer
+    looped = isinstance(loop.iter, ast.Call) and dotted(loop.iter.func) in ("range", "trange", "enumerate")
+    if around.own:
+        return (
+            f"self.iteration = 0  # at the start of __init__(); and self.iteration += 1 after {optimizer}.step(), "
+            "in the same block"
+        )
+    if counts[0] is not None and not looped:
+        free = next(name for name in ("i", "step", "number") if name not in around.target.env)
+        return f"for {free}, {ast.unparse(loop.target)} in enumerate({ast.unparse(loop.iter)}):"
+    if not around.calls:
+        start = f"for {ast.unparse(loops[0].target)} in {ast.unparse(loops[0].iter)}"
+        return f"iteration = 0  # before `{start}`; and iteration += 1 after {optimizer}.step(), in the same block"
+    name = around.calls[0][1]
+    return f"give {name}() the count of epochs as an argument, and count its steps with enumerate() or range()"
 
 
 def _counter(around: Around, loop: ast.For) -> str | None:
@@ -121,7 +251,12 @@ def _counter(around: Around, loop: ast.For) -> str | None:
 def _loaders(around: Around, loop: ast.For) -> list[str]:
     """Names of the loaders that a loop goes through, where the plug-in is made."""
     inside = place_of(around.flow, loop.body[0]).env
-    items = [value for name, held in inside.items() for value in held if value.op == "item" and name in _targets(loop)]
+    items = [
+        value
+        for name, held in inside.items()
+        for value in held
+        if value.op == "item" and value.detail != ENDLESS and name in _targets(loop)
+    ]
     names = [name for item in items for name in names_of(item.args[0], around.env)[:1]]
     return list(dict.fromkeys(names))
 

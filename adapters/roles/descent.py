@@ -84,6 +84,10 @@ def within(flow: Flow, descent: Descent) -> Descent | None:
         return None
     (place,) = returns.values()
     returned = place.statement.value  # type: ignore[attr-defined]
+    target = made[-1].targets[0]
+    if isinstance(target, ast.Tuple) and isinstance(returned, ast.Tuple):  # loss, logs = self.training_step(...)
+        which = next((n for n, one in enumerate(target.elts) if ast.unparse(one) == descent.loss), len(returned.elts))
+        returned = returned.elts[which] if which < len(returned.elts) else returned
     value = _evaluate(returned, place)
     if isinstance(returned, ast.Name):
         return replace(descent, place=place, loss=returned.id, value=value, after=None, note=f"returned by {name}()")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..analysis.values import Place, Value
@@ -61,10 +62,32 @@ class Lacking(Exception):  # noqa: N818
 
 @dataclass
 class Findings:
-    """Roles found, and what is missing."""
+    """Roles found, and what is missing.
+
+    Attributes:
+        roles: In the order they were found.
+        missing: What was looked for in vain.
+        tolerant: Whether a part that is missing leaves a hole in the lines, instead of none of them.
+    """
 
     roles: list[Role] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    tolerant: bool = False
+
+    @contextmanager
+    def bearing(self) -> Iterator[None]:
+        """Note a part that is missing, where that is tolerated.
+
+        Raises:
+            Lacking: It is not.
+        """
+        try:
+            yield
+        except Lacking as lacking:
+            if not self.tolerant:
+                raise
+            if lacking.missing not in self.missing:
+                self.missing.append(lacking.missing)
 
     def add(self, name: str, code: str, line: int, sure: str = CERTAIN, note: str = "") -> str:
         """Note a role; gives its code back."""

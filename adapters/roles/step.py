@@ -28,7 +28,9 @@ def find_step(flow: Flow, descent: Descent, findings: Findings, *, taps: bool = 
     sight = Sight(flow, descent, findings)
     step = Step(descent, find_student(sight), [])
     step.passes, step.unheard = find_passes(sight, step.student, taps)
-    step.labels, step.labeled = find_labels(sight, step.student)
-    step.strong = find_strong(sight, step)
-    step.weak = find_weak(sight, step)
+    with findings.bearing():
+        step.labels, step.labeled = find_labels(sight, step.student)
+    with findings.bearing():
+        step.strong = find_strong(sight, step)
+    step.weak = find_weak(sight, step) if step.strong else None
     return step

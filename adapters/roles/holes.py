@@ -1,0 +1,44 @@
+"""Holes in the lines of a guide: what was not found is ``...`` there, with a comment that says what belongs there."""
+
+from __future__ import annotations
+
+import re
+
+WORDS = {
+    "iteration": "the count of optimizer steps so far, over all epochs",
+    "length": "steps of an epoch",
+    "epochs": "number of epochs",
+    "labels": "labels of the labeled images, (B, H, W)",
+    "pseudo": "pseudo labels of the strong view, (B, H, W)",
+    "confidence": "probability of each pseudo label, (B, H, W)",
+    "labeled": "which images of the batch are the labeled ones, such as :len(images)",
+    "strong": "which images of the batch are the strong view, such as len(images):",
+    "optimizer": "the optimizer",
+    "share": "the share of the teacher that stays, where the script moves it",
+}
+"""What belongs into each hole."""
+_HOLE = re.compile(r"HOLE_(\w+?)_HOLE")
+
+
+def hole(name: str) -> str:
+    """Stands for what was not found, until :func:`dotted_out`."""
+    return f"HOLE_{name}_HOLE"
+
+
+def holes_in(code: str) -> list[str]:
+    """Names of the holes of code, each once."""
+    return list(dict.fromkeys(_HOLE.findall(code)))
+
+
+def dotted_out(code: str) -> str:
+    """Code with ``...`` for each hole, and a comment at the end of its line.
+
+    >>> print(dotted_out(f"epochs={hole('epochs')},"))
+    epochs=...,  # ...: number of epochs
+    """
+    lines = []
+    for line in code.split("\n"):
+        names = holes_in(line)
+        comment = f"  # ...: {'; '.join(WORDS[name] for name in names)}" if names else ""
+        lines.append(_HOLE.sub("...", line) + comment)
+    return "\n".join(lines)
