@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from .analysis.values import dotted
 from .editing.edit import Edit, PatchError
 from .editing.tidy import MARK, tidy
-from .patching.edits import BRPG, edits_of, of_object
+from .patching.edits import BRPG, after, edits_of, of_object
 from .patching.found import Found, examine
 from .patching.framework import PATCHED
 from .patching.lines import filled, general_step, plugin_slots, step_slots, with_sum
@@ -146,6 +146,8 @@ def guide(source: str) -> Guide:
         extras = list[Edit]()
         with plan.findings.bearing():
             extras += teacher_edits(found)
+        if any(missing.name == "average" for missing in plan.findings.missing):
+            extras += _unknown_share(found)
         edits = of_object(found, [*edits_of(found, IMPORTS, plugin, with_sum(found, step), "'"), *extras])
         plan.edits = [_without_holes(edit) for edit in edits]
         if found.around.own:
@@ -155,6 +157,18 @@ def guide(source: str) -> Guide:
         plan.findings.missing += _also_missing(source, lacking.missing)
     _as_written(plan.findings, original, source)
     return Guide(plan, questions)
+
+
+def _unknown_share(found: Found) -> list[Edit]:
+    """A line for the teacher's average after the optimizer's step, whose share is to be filled in."""
+    optimizer = found.step.descent.optimizer
+    for place in found.flow.places:
+        call = place.statement.value if isinstance(place.statement, ast.Expr) else None
+        if not isinstance(call, ast.Call) or not dotted(call.func).endswith(".step"):
+            continue
+        if optimizer in (dotted(call.func).removesuffix(".step"), *map(dotted, call.args)):
+            return [after(place.statement, f"brpg.update_teacher({hole('share')})")]
+    return []
 
 
 def _without_holes(edit: Edit) -> Edit:

@@ -132,7 +132,11 @@ def step_slots(found: Found) -> dict[str, str]:
     """Slots of a step's lines."""
     step = found.step
     sizes = Sizes(step.descent.place)
-    slots = {"loss": step.descent.loss, "labels": step.labels or hole("labels"), "iteration": found.surroundings.names["iteration"]}
+    slots = {
+        "loss": step.descent.loss,
+        "labels": step.labels or hole("labels"),
+        "iteration": found.surroundings.names["iteration"],
+    }
     slots |= {"n_l": NONE, "n_w": NONE}
     if step.labeled is not None:
         with found.findings.bearing():

@@ -61,8 +61,13 @@ def _written_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, 
             continue
         product = _count_of(statement.value, place.env)
         length = _length(around, product, place.env) if product is not None else None
-        bound = _range(loops[-1])
-        if length is None and product is not None and bound is not None and ast.unparse(product) == ast.unparse(bound):
+        ranged = _range(loops[-1])
+        if (
+            length is None
+            and product is not None
+            and ranged is not None
+            and ast.unparse(product) == ast.unparse(ranged)
+        ):
             length = _there(around, product, place.env)
         if length is None:
             continue
@@ -205,7 +210,11 @@ def _loop_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int
         hint = "for i, (...) in enumerate(LOADER):  # a name that holds DataLoader(...) before the loop over epochs"
         raise Lacking(Missing("iteration", reason, [(loops[-1].lineno, code)], hint))
     if counts[0] is None or counts[-1] is None:
-        raise Lacking(Missing("iteration", _uncounted(around, loops, counts), [(loops[-1].lineno, code)], _hint(around, loops, counts)))
+        raise Lacking(
+            Missing(
+                "iteration", _uncounted(around, loops, counts), [(loops[-1].lineno, code)], _hint(around, loops, counts)
+            )
+        )
     own = [name for one in loaders for name in sorted(names_of(around.env[one], around.target.env), key=one.__ne__)[:1]]
     plain = bool(loaders) and length == _shortest(loaders)
     return f"{counts[0]} * {_shortest(own) if plain and own else length} + {counts[-1]}", length, loops[-1].lineno

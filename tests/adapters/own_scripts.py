@@ -104,3 +104,61 @@ if __name__ == "__main__":
     Trainer().fit()
 """
 )
+
+_LOOP = TRAINER.index("    def fit(self)")
+ACCUMULATING = (
+    TRAINER[:_LOOP]
+    .replace("class Trainer:", "def again(loader):\n    while True:\n        yield from loader\n\n\nclass Trainer:")
+    .replace(
+        "        self.steps = 0\n",
+        "        self.first, self.steps = 0, 0\n        if os.path.exists('net.pth'):\n            self.load()\n",
+    )
+    .replace("import json\n", "import json\nimport os\n")
+    + """    def load(self):
+        saved = torch.load("net.pth")
+        self.net.load_state_dict(saved["net"])
+        self.opt.load_state_dict(saved["opt"])
+        self.first, self.steps = saved["epoch"], saved["steps"]
+
+    def save(self, epoch):
+        state = {"net": self.net.state_dict(), "opt": self.opt.state_dict(), "epoch": epoch + 1, "steps": self.steps}
+        torch.save(state, "net.pth")
+
+    def fit(self):
+        for epoch in range(self.first, 3):
+            self.train_epoch(epoch)
+            self.save(epoch)
+
+    def train_epoch(self, epoch):
+        known, unknown = again(self.known), again(self.unknown)
+        for _ in range(4):
+            for _ in range(2):
+                total, shown = self.training_step(next(known), next(unknown))
+                (total / 2).backward()
+            self.opt.step()
+            self.opt.zero_grad()
+            self.steps += 1
+            self.move()
+            print(json.dumps(shown))
+
+    def training_step(self, labeled, unlabeled):
+        (a, truth), (weak, strong) = labeled, unlabeled
+        with torch.no_grad():
+            sure, best = self.mean(weak).softmax(1).max(1)
+        out = self.net(torch.cat([a, strong]))
+        total = F.cross_entropy(out[: len(a)], truth) + F.cross_entropy(out[len(a) :], best)
+        return total, total.item()
+
+    def move(self):
+        keep = min(1 - 1 / (self.steps + 1), 0.9)
+        for old, new in zip(self.mean.parameters(), self.net.parameters()):
+            old.data.mul_(keep).add_(new.data, alpha=1 - keep)
+        for old, new in zip(self.mean.buffers(), self.net.buffers()):
+            old.copy_(new)
+
+
+if __name__ == "__main__":
+    Trainer().fit()
+"""
+)
+"""Gradients of two batches for each step, endless loaders, and methods that save and load."""

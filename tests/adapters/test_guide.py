@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_scripts import COUNTED, OWN, TRAINER
+from own_scripts import ACCUMULATING, COUNTED, OWN, TRAINER
 
 from brpg_lib.adapters.guide import guide
 from brpg_lib.cli import main
@@ -131,3 +131,107 @@ def test_the_teacher_s_share(name: str) -> None:
     patched = guide(source).plan.apply()
     expected = "0.9" if name == "not in what is saved" else share
     assert f"brpg.update_teacher({expected})" in patched
+
+
+def _roles(source: str) -> dict[str, str]:
+    return {role.name: role.code for role in guide(source).plan.findings.roles}
+
+
+def test_a_trainer_that_accumulates_and_resumes(tmp_path: Path) -> None:
+    made = guide(ACCUMULATING)
+    patched = made.plan.apply()
+    roles = _roles(ACCUMULATING)
+    assert (roles["iteration"], roles["steps of an epoch"], roles["epochs"]) == ("self.steps", "4", "3")
+    assert "self.brpg.update_teacher(keep)" in patched
+    assert patched.index("self.brpg = Plugin(") < patched.index("if os.path.exists"), "before the optimizer's state"
+    settings = "{'feature_dim': 8, 'grid_size': 4, 'queue_size': 100, 'rare_class_fallback': True}"
+    script = tmp_path / "train.py"
+    changed = patched.replace(PRESET, f"Plugin({settings}").replace("range(self.first, 3)", "range(self.first, END)")
+    for end in (2, 3):
+        script.write_text(changed.replace("END", str(end)))
+        done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == (8 if end == 2 else 4), "the second run goes on after the first"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "length"),
+    [
+        ("again(self.known), again(self.unknown)", "iter(self.known), iter(self.unknown)", "4"),
+        ("range(4)", "range(len(self.known))", "len(self.known)"),
+        (
+            "        for _ in range(4):\n            for _ in range(2):\n"
+            "                total, shown = self.training_step(next(known), next(unknown))",
+            "        for i, pair in enumerate(zip(self.known, unknown)):\n            if True:\n"
+            "                total, shown = self.training_step(*pair)",
+            "len(self.known)",
+        ),
+        (
+            "        for _ in range(4):\n            for _ in range(2):\n"
+            "                total, shown = self.training_step(next(known), next(unknown))",
+            "        for i, pair in enumerate(zip(known, unknown)):\n            if i == 8:\n                break\n"
+            "            if True:\n                total, shown = self.training_step(*pair)",
+            "8",
+        ),
+    ],
+)
+def test_the_length_of_an_epoch(old: str, new: str, length: str) -> None:
+    assert old in ACCUMULATING
+    source = ACCUMULATING.replace(old, new)
+    assert (_roles(source)["iteration"], _roles(source)["steps of an epoch"]) == ("self.steps", length)
+
+
+def test_batches_between_steps_are_no_steps() -> None:
+    source = ACCUMULATING.replace(
+        "        for _ in range(4):\n            for _ in range(2):\n",
+        "        for i in range(8):\n            if True:\n",
+    )
+    source = source.replace(
+        "            self.steps += 1\n", "            if (i + 1) % 2 == 0:\n                self.steps += 1\n"
+    )
+    assert _roles(source)["steps of an epoch"] == "8 // 2"
+
+
+def test_a_hint_for_the_iteration_works_as_it_is_told() -> None:
+    uncounted = ACCUMULATING.replace("            self.steps += 1\n", "").replace("(self.steps + 1)", "2")
+    (missing,) = guide(uncounted).plan.needed
+    assert missing.name == "iteration"
+    assert "enumerate" not in missing.by_hand
+    assert "self.iteration += 1 after self.opt.step()" in missing.by_hand
+    followed = uncounted.replace(
+        "        torch.manual_seed(0)\n", "        torch.manual_seed(0)\n        self.iteration = 0\n"
+    )
+    followed = followed.replace("self.opt.step()\n", "self.opt.step()\n            self.iteration += 1\n")
+    assert _roles(followed)["iteration"] == "self.iteration"
+    plain = OWN.replace("zip(known, unknown)", "enumerate(zip(known, unknown))").replace(
+        "for (a, truth), (weak, strong)", "for _, ((a, truth), (weak, strong))"
+    )
+    assert _roles(plain)["iteration"] == "epoch * min(len(known), len(unknown)) + _"
+
+
+@pytest.mark.parametrize("name", ["a count of steps", "labels", "pseudo labels", "a backward pass", "a moving teacher"])
+def test_lines_are_printed_with_holes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(MISSING[name][0])
+    assert main(["patch", str(script), "--guide"]) == 1
+    printed = capsys.readouterr().out
+    assert "brpg.tap(" in printed
+    assert "LabeledBatch(" in printed
+    assert "HOLE" not in printed
+    assert "# ...: " in printed
+
+
+def test_the_loader_that_is_not_seen_is_named() -> None:
+    source = OWN.replace("zip(known, unknown)", "batches_of(known, unknown)").replace(
+        "import copy", "from data import batches_of\nimport copy"
+    )
+    (missing,) = [one for one in guide(source).plan.needed if one.name == "iteration"]
+    assert "cannot see that `batches_of(known, unknown)` is a DataLoader" in missing.reason
+
+
+def test_lines_are_those_of_the_script_as_it_is() -> None:
+    source = COUNTED.replace(
+        "    torch.manual_seed(0)\n    num_classes = 2\n", "    torch.manual_seed(0); num_classes = 2\n"
+    )
+    (found,) = [role for role in guide(source).plan.findings.roles if role.name == "backward"]
+    assert "total.backward()" in source.splitlines()[found.line - 1]
