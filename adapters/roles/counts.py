@@ -85,7 +85,6 @@ def _written_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, 
 def _kept_count(around: Around, loops: Sequence[ast.For]) -> tuple[str, str, int] | None:
     """``iteration += 1`` after each step, of a name that lives longer than an epoch."""
     length = _steps(around, loops[-1]) if loops else None
-    # within one call of the function with the step's loop, whatever function the loss is made in
     for place in around.flow.places if length is not None else ():
         statement = place.statement
         outer = [one for one, _ in place.around]
