@@ -18,6 +18,7 @@ from .patching.framework import PATCHED
 from .patching.lines import filled, general_step, plugin_slots, step_slots, with_sum
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
+from .roles.around import Insertion
 from .roles.findings import LIKELY, Findings, Lacking, Missing
 from .roles.holes import dotted_out, hole, holes_in
 from .roles.settings import options
@@ -137,6 +138,7 @@ def guide(source: str) -> Guide:
         found = examine(source, plan.findings)
         step = filled(general_step(found, ENDING), step_slots(found))
         plugin, questions = _plugin(found)
+        questions += _scores(found)
         if found.step.weak is None and found.step.strong:
             plan.findings.lack(
                 "weak view",
@@ -159,14 +161,23 @@ def guide(source: str) -> Guide:
     return Guide(plan, questions)
 
 
+def _scores(found: Found) -> list[str]:
+    """Lets the scores of a validation be written for ``brpg compare``; what is to be filled in then."""
+    where, score = found.around.scored, found.surroundings.names.get("score")
+    if where is None:
+        return []
+    code = f"brpg.record('FOLDER', {found.around.epoch_name()}, {score}, settings={{}})\n"
+    found.surroundings.insertions.insert(0, Insertion(where.statement, code, where.before))
+    return ["'FOLDER': folder of this training, for brpg_result.json, which brpg compare reads"]
+
+
 def _unknown_share(found: Found) -> list[Edit]:
     """A line for the teacher's average after the optimizer's step, whose share is to be filled in."""
-    optimizer = found.step.descent.optimizer
     for place in found.flow.places:
         call = place.statement.value if isinstance(place.statement, ast.Expr) else None
         if not isinstance(call, ast.Call) or not dotted(call.func).endswith(".step"):
             continue
-        if optimizer in (dotted(call.func).removesuffix(".step"), *map(dotted, call.args)):
+        if found.step.descent.optimizer in (dotted(call.func).removesuffix(".step"), *map(dotted, call.args)):
             return [after(place.statement, f"brpg.update_teacher({hole('share')})")]
     return []
 

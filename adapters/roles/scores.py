@@ -78,7 +78,7 @@ def _is_compared(around: Around, name: str) -> bool:
         for node in ast.walk(place.statement):
             sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             sides += node.args if isinstance(node, ast.Call) and dotted(node.func) == "max" else []
-            if any(dotted(side.value if isinstance(side, ast.Subscript) else side) == name for side in sides):
+            if any(_named(side) == name for side in sides):
                 return True
     return False
 
@@ -94,9 +94,22 @@ def _after_scores(around: Around, score: str, statement: ast.stmt) -> Insertion:
 
 
 def _bound(statement: ast.stmt) -> list[str]:
-    """The name that a statement binds alone."""
+    """The name, or the entry of a mapping, that a statement binds alone."""
     targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [_named(target) for target in targets if isinstance(target, ast.Name) or _is_entry(target)]
+
+
+def _is_entry(node: ast.expr) -> bool:
+    """``row["miou"]``."""
+    key = node.slice if isinstance(node, ast.Subscript) else None
+    return isinstance(key, ast.Constant) and isinstance(key.value, str)
+
+
+def _named(node: ast.expr) -> str:
+    """What a number is called: the name of one of several, of an entry with its key."""
+    if _is_entry(node):
+        return ast.unparse(node)
+    return dotted(node.value if isinstance(node, ast.Subscript) else node)
 
 
 def _logs(node: ast.expr, score: str) -> bool:

@@ -235,3 +235,19 @@ def test_lines_are_those_of_the_script_as_it_is() -> None:
     )
     (found,) = [role for role in guide(source).plan.findings.roles if role.name == "backward"]
     assert "total.backward()" in source.splitlines()[found.line - 1]
+
+
+def test_a_score_that_is_an_entry_of_a_row() -> None:
+    source = ACCUMULATING.replace(
+        "            self.train_epoch(epoch)\n",
+        "            row = {'epoch': epoch, 'loss': self.train_epoch(epoch)}\n"
+        "            row['miou'] = self.validate()\n"
+        "            self.best = max(self.best, row['miou'])\n",
+    )
+    assert source != ACCUMULATING
+    made = guide(source)
+    assert "scores" not in {missing.name for missing in made.plan.findings.missing}
+    lines = made.plan.apply().splitlines()
+    (written,) = [i for i, line in enumerate(lines) if "self.brpg.record(" in line]
+    assert "epoch, row['miou']" in lines[written]
+    assert "row['miou'] = self.validate()" in lines[written - 1]
