@@ -19,8 +19,9 @@ from .patching.lines import filled, general_step, plugin_slots, step_slots, with
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
 from .roles.around import Insertion
-from .roles.findings import LIKELY, Findings, Lacking, Missing
+from .roles.findings import Findings, Lacking, Missing
 from .roles.holes import dotted_out, hole, holes_in
+from .roles.layers import find_layers
 from .roles.settings import options
 
 IMPORTS = """
@@ -90,17 +91,6 @@ if brpg.enabled:
 brpg.update_teacher({hole("share")})
 """
 CLASSES = ("num_classes", "n_classes", "nclass", "classes")
-LAYERS = {
-    "decoder": (
-        ("decoder", "decode_head", "fuse", "aspp", "neck", "up4", "features"),
-        "name of the layer whose output is the decoder's features, one tensor",
-    ),
-    "classifier": (
-        ("classifier", "cls_seg", "cls", "seg_head", "out_conv", "final", "head", "pred", "out"),
-        "name of the convolution that makes logits of them",
-    ),
-}
-"""The layers that are listened to: words that people call them, and what to fill in for those that are not found."""
 
 
 @dataclass(frozen=True)
@@ -238,14 +228,8 @@ def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
 def _plugin(found: Found) -> tuple[str, list[str]]:
     """The lines that make the plug-in, and what is left to fill in."""
     names = found.surroundings.names
-    there = _attributes(found)
-    layers = {word: next((one for one in words if one in there), "") for word, (words, _) in LAYERS.items()}
-    for word, layer in layers.items():
-        if layer:
-            found.findings.add(f"layer of the {word}", layer, 0, LIKELY, "by its name")
-    slots = {word: repr(layer or word.upper()) for word, layer in layers.items()}
-    among = f"; the script's classes have {', '.join(there)}" if there else ""
-    questions = [f"{word.upper()!r}: {LAYERS[word][1]}{among}" for word, layer in layers.items() if not layer]
+    layers, questions = find_layers(found.tree, found.flow.networks, found.findings)
+    slots = {word: repr(layer) for word, layer in layers.items()}
     classifier = f"{names['net']}.get_submodule({slots['classifier']})"
     slots |= plugin_slots(found) | {
         "section": f"{names['cfg']}.get('brpg')" if "cfg" in names else "{'preset': 'small_data'}",
@@ -253,20 +237,6 @@ def _plugin(found: Found) -> tuple[str, list[str]]:
         "channels": f"{classifier}.in_channels",
     }
     return string.Template(PLUGIN).substitute(slots), questions
-
-
-def _attributes(found: Found) -> list[str]:
-    """Layers of the networks whose classes the script holds, in their order."""
-    owners = [node for node in found.tree.body if isinstance(node, ast.ClassDef) and _is_network(node)]
-    nodes = [node for owner in owners for node in ast.walk(owner)]
-    stores = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
-    own = sorted((node for node in stores if dotted(node.value) == "self"), key=lambda node: node.lineno)
-    networks = [node.attr for node in own if node.attr not in found.flow.networks]
-    return list(dict.fromkeys(networks))
-
-
-def _is_network(owner: ast.ClassDef) -> bool:
-    return any(isinstance(node, ast.FunctionDef) and node.name == "forward" for node in owner.body)
 
 
 def _classes(found: Found) -> str:

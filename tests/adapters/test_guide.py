@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from own_scripts import ACCUMULATING, COUNTED, OWN, TRAINER
+from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
+from brpg_lib import FeatureTap
 from brpg_lib.adapters.guide import guide
+from brpg_lib.adapters.roles.findings import Findings
+from brpg_lib.adapters.roles.layers import LIBRARIES, find_layers
 from brpg_lib.cli import main
 
 PRESET = "Plugin({'preset': 'small_data'}"
@@ -251,3 +257,45 @@ def test_a_score_that_is_an_entry_of_a_row() -> None:
     (written,) = [i for i, line in enumerate(lines) if "self.brpg.record(" in line]
     assert "epoch, row['miou']" in lines[written]
     assert "row['miou'] = self.validate()" in lines[written - 1]
+
+
+SMP = {"decoder": "decoder", "classifier": "segmentation_head.0"}
+OWN_LAYERS = {"decoder": "DECODER", "classifier": "CLASSIFIER"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import segmentation_models_pytorch as smp\nnet = smp.Unet('resnet18', classes=3)", SMP),
+        ("import segmentation_models_pytorch\nnet = segmentation_models_pytorch.create_model('fpn')", SMP),
+        ("from segmentation_models_pytorch import DeepLabV3Plus as Net\nnet = Net(classes=3)", SMP),
+        ("import segmentation_models_pytorch as smp\nloss = smp.losses.DiceLoss('binary')\nnet = Net()", OWN_LAYERS),
+        ("import segmentation_models_pytorch as smp\nnet = smp.DPT()", OWN_LAYERS),
+        (
+            "from torchvision.models.segmentation import deeplabv3_resnet50\nnet = deeplabv3_resnet50(num_classes=3)",
+            {"decoder": "classifier.3", "classifier": "classifier.4"},
+        ),
+        ("from torchvision.models.segmentation import fcn_resnet50\nnet = fcn_resnet50(num_classes=3)", OWN_LAYERS),
+    ],
+)
+def test_layers_of_networks_of_known_libraries(source: str, expected: dict[str, str]) -> None:
+    layers, questions = find_layers(ast.parse(source), (), Findings())
+    assert layers == expected
+    assert len(questions) == (2 if expected is OWN_LAYERS else 0)
+
+
+@pytest.mark.parametrize("made", ["smp", "torchvision"])
+def test_known_layers_are_there(made: str) -> None:
+    if made == "smp":
+        smp = pytest.importorskip("segmentation_models_pytorch")
+        nets = [getattr(smp, name)("resnet18", encoder_weights=None, classes=3) for name in ("Unet", "FPN", "PSPNet")]
+    else:
+        nets = [deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)]
+    known = LIBRARIES["segmentation_models_pytorch" if made == "smp" else "torchvision.models.segmentation"][1]
+    for net in nets:
+        assert net.get_submodule(known["classifier"]).out_channels == 3
+        decoder = FeatureTap(net.train(), known["decoder"])
+        with decoder:
+            net(torch.randn(2, 3, 64, 64))
+        (features,) = decoder.take(1)
+        assert features.shape[1] == net.get_submodule(known["classifier"]).in_channels
