@@ -43,7 +43,7 @@ lint: setup ## style and types
 	@ln -s $(CURDIR)/brpg_lib/* $(CURDIR)/adapters $(CURDIR)/examples $(CURDIR)/benchmarks build/typed/brpg_lib/
 	$(VENV)/bin/mypy
 
-test: lint ## style, types, and all tests (8 minutes on two cores); ARGS="-n 0" for one process
+test: lint ## style, types, and all tests (9 minutes on two cores); ARGS="-n 0" for one process
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 clean: ## remove what these targets made, runs/ too
