@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar, cast
+
+from brpg_lib.validation import meant
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
@@ -49,7 +50,5 @@ def with_checked_keywords(cls: Class) -> Class:
 def _require(title: str, given: Iterable[str], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            text = f"{title}() got an unexpected keyword argument {name!r}; {hint}It takes {', '.join(known)}"
-            raise TypeError(text)
+            problem = f"{title}() got an unexpected keyword argument {name!r}"
+            raise TypeError(f"{problem}; {meant(name, known, repr)}It takes {', '.join(known)}")

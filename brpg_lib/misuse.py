@@ -111,7 +111,11 @@ class FirstCalls:
                 self._begins = iteration == 0
             self._look_at_values(labeled, unlabeled)
             self.unused += self._open and counted
-            self._look_at_optimizers(counted, warnings)
+            self.counted = self.counted and counted
+            if self._begins and self._optimizers is not None and self._optimizers.resumed:
+                warnings.warn("resumed", RESUMED)
+            if self.trained == WATCHED:
+                self._judge_number(warnings)
         self._tell_of_values(warnings)
 
     def iteration_given(self, iteration: int, warnings: OneTimeWarnings) -> None:
@@ -124,20 +128,14 @@ class FirstCalls:
         """Take note that a checkpoint was loaded: the next iteration may be any."""
         self._given = 0
 
-    def _look_at_optimizers(self, counted: bool, warnings: OneTimeWarnings) -> None:
-        """Judge whether a training was resumed without the head, and whether calls are more than steps."""
-        watch, self.counted = self._optimizers, self.counted and counted
-        if watch is None:
-            return
-        if watch.resumed and self._begins:
-            warnings.warn("resumed", RESUMED)
-        if self.trained == WATCHED:
-            steps = watch.steps
-            if self.unused >= 0.4 * WATCHED:
-                warnings.warn("unused", UNUSED.format(unused=self.unused, calls=WATCHED))
-            elif self.counted and 0 < 1.5 * steps < WATCHED:
-                warnings.warn("accumulated", ACCUMULATED.format(calls=WATCHED, steps=steps))
-            self._optimizers = None
+    def _judge_number(self, warnings: OneTimeWarnings) -> None:
+        """Judge, once all calls are seen, whether there were more of them than steps of the training."""
+        steps = 0 if self._optimizers is None else self._optimizers.steps
+        self._optimizers = None
+        if self.unused >= 0.4 * WATCHED:
+            warnings.warn("unused", UNUSED.format(unused=self.unused, calls=WATCHED))
+        elif self.counted and 0 < 1.5 * steps < WATCHED:
+            warnings.warn("accumulated", ACCUMULATED.format(calls=WATCHED, steps=steps))
 
     def watch(self, loss: Tensor, more: bool) -> None:
         """Take note of whether the loss of a call is backpropagated before the next call.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -169,9 +169,13 @@ def require_known(prefix: str, given: Iterable[object], known: Collection[str]) 
     """
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"{prefix}{name}: {hint}expected one of {', '.join(sorted(known))}")
+            raise ValueError(f"{prefix}{name}: {meant(name, known)}expected one of {', '.join(sorted(known))}")
+
+
+def meant(name: object, known: Collection[str], shown: Callable[[str], str] = str) -> str:
+    """What somebody may have meant by a name that is not ``known``, as a question; else nothing."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {shown(near[0])}? " if near else ""
 
 
 def can_read(tensor: Tensor) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 from brpg_lib.benchmarks.compare.runs import Run, number
 
 SEED, SETTING, VARIANT, CLASS = "seed", "setting", "variant", "iou:"
+FORM = "a line is one training, such as seed,variant,score and 0,no head,41.2"
+"""What a table looks like, for messages."""
 
 
 def read_csv(path: Path, variant: str | None = None) -> list[Run]:
@@ -56,9 +58,6 @@ def read_csv(path: Path, variant: str | None = None) -> list[Run]:
             )
         )
     return runs
-
-
-FORM = "a line is one training, such as seed,variant,score and 0,no head,41.2"
 
 
 def _columns(path: Path, columns: list[str], variant: str | None) -> tuple[list[str], list[str]]:

@@ -14,6 +14,8 @@ from brpg_lib.state import StateModule
 from brpg_lib.validation import require
 
 META = torch.device("meta")
+AXES = {"features": 2, "confidence": 2, "fallback_features": 1, "fallback_confidence": 1}
+"""The buffers, and along which axis of each the rows lie."""
 
 
 class QueueBuffers(StateModule):
@@ -95,8 +97,8 @@ class QueueBuffers(StateModule):
         with torch.inference_mode(False), self._room.told():
             longer = self._empty(new, new_rare, self.features.device)
         for name, buffer in longer.items():
-            held, axis = getattr(self, name), _axis(name)
-            buffer.narrow(axis, 0, held.shape[axis]).copy_(held)
+            held = getattr(self, name)
+            buffer.narrow(AXES[name], 0, held.shape[AXES[name]]).copy_(held)
             setattr(self, name, buffer)
 
     def release(self) -> None:
@@ -116,9 +118,8 @@ class QueueBuffers(StateModule):
     def _cut(self, length: int, fallback_length: int) -> None:
         """Shorten the buffers."""
         with torch.inference_mode(False):
-            for name in self._empty(0, 0, META):
-                held, axis = getattr(self, name), _axis(name)
-                left = fallback_length if axis == 1 else length
+            for name, axis in AXES.items():
+                held, left = getattr(self, name), fallback_length if axis == 1 else length
                 if held.shape[axis] > left:
                     setattr(self, name, held.narrow(axis, 0, left).clone())
 
@@ -142,12 +143,7 @@ class QueueBuffers(StateModule):
         unpack(state_dict, prefix, self.num_groups)
         for name, full in self._empty(self.capacity, self.fallback_capacity, META).items():
             saved = state_dict.get(prefix + name)
-            if saved is not None and fits_into(saved, full, _axis(name)):  # adopt its length; new rows make room again
+            if saved is not None and fits_into(saved, full, AXES[name]):  # adopt its length; new rows make room again
                 with torch.inference_mode(False):
                     setattr(self, name, getattr(self, name).new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _axis(name: str) -> int:
-    """Along which the rows of a buffer lie."""
-    return 1 if name.startswith("fallback") else 2
