@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@echo "2/3: pip"
 	@$(VENV)/bin/python -m pip install --quiet --upgrade pip setuptools
-	@echo "3/3: packages, torch with its CUDA libraries among them (a few GB)"
+	@echo "3/3: packages, torch with its CUDA libraries among them (7 GB on disk)"
 	@$(VENV)/bin/python -m pip install --editable '.[dev]' > $(VENV)/setup.log 2>&1 & pip=$$!; \
 		tail -n +1 -f --pid=$$pip $(VENV)/setup.log 2>/dev/null | \
 		sed -u -n 's/^ *Downloading \([^ ]*\) \((.* [kMG]*B)\).*/  \1 \2/p; s/^Installing collected packages.*/  unpacking/p'; \
