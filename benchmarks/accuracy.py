@@ -24,7 +24,8 @@ from brpg_lib.examples.training.frameworks import TRAINERS
 from brpg_lib.examples.training.options import add_training_options, chosen, setting
 from brpg_lib.examples.training.processes import usable_device
 from brpg_lib.examples.training.progress import progress_bar
-from brpg_lib.examples.training.recipe import ALIASES, Recipe
+from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe_files import ALIASES
 from brpg_lib.files import write_atomically
 
 HEAD = "BRPG"

@@ -20,7 +20,7 @@ from brpg_lib.examples.training.data.encoding import palette, palette_file
 from brpg_lib.examples.training.loop import plan_of
 from brpg_lib.examples.training.options import add_mask_options
 from brpg_lib.examples.training.progress import progress_bar
-from brpg_lib.examples.training.recipe import read_recipe
+from brpg_lib.examples.training.recipe_files import read_recipe
 from brpg_lib.examples.training.reports.masks import class_table, color_table, value_table
 
 FINE, PROBLEMS, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -26,7 +26,8 @@ from brpg_lib.examples.training.loop import Run, plan_of
 from brpg_lib.examples.training.options import add_mask_options, mask_changes, setting
 from brpg_lib.examples.training.processes import Processes, joined, usable_device
 from brpg_lib.examples.training.progress import progress_bar
-from brpg_lib.examples.training.recipe import Recipe, presets, read_recipe
+from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe_files import presets, read_recipe
 from brpg_lib.examples.training.reports.masks import show_masks
 from brpg_lib.examples.training.reports.training import draw
 from brpg_lib.files import write_atomically

@@ -19,6 +19,12 @@ FROM = "# from "
 """How a block begins that shows lines of a file."""
 WITH_EXAMPLES = [page for page in PAGES if page.parent.name == "docs" and blocks(page, "python")]
 
+FOLDERS = ("brpg_lib", "adapters", "examples", "benchmarks", "tests", "docs", ".github")
+FILES = ["/" + path.relative_to(ROOT).as_posix() for name in FOLDERS for path in (ROOT / name).rglob("*")]
+FILES += ["/" + path.name for path in ROOT.iterdir()]
+OF_READERS = {"SCRIPT_brpg.py", "mine.py", "recipe.yaml"}
+"""Files that pages name and that readers have."""
+
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
@@ -72,9 +78,11 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / path).exists(), target
 
 
-def test_files_that_pages_name_exist() -> None:
-    """Paths in code style that begin with a folder of the repository."""
-    known = "|".join(("brpg_lib", "adapters", "examples", "benchmarks", "tests", "docs", r"\.github"))
-    for page in PAGES:
-        for path in re.findall(rf"`((?:{known})/[\w/.-]*)`", page.read_text()):
-            assert (ROOT / path).exists(), f"{page.name}: {path}"
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    """Paths in code style, whole or their last parts."""
+    text = page.read_text()
+    for path in re.findall(rf"`((?:{'|'.join(map(re.escape, FOLDERS))})/[\w/.-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for part in set(re.findall(r"`([\w./-]+\.(?:py|yaml|ipynb|toml|md))`", text)) - OF_READERS:
+        assert part.startswith("runs/") or any(path.endswith("/" + part) for path in FILES), part

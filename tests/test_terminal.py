@@ -91,7 +91,7 @@ def test_the_list_of_presets_cuts_no_name() -> None:
     environment = os.environ | {"COLUMNS": "40"}
     command = [sys.executable, "-c", RUN_BRPG, "train", "--list"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    presets = importlib.import_module("brpg_lib.examples.training.recipe").presets()
+    presets = importlib.import_module("brpg_lib.examples.training.recipe_files").presets()
     first_words = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
     assert set(presets) <= first_words
     assert "…" not in done.stdout
@@ -125,7 +125,7 @@ def test_a_terminal_of_80_columns_without_colors() -> None:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     text = shown.decode()
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    for name in importlib.import_module("brpg_lib.examples.training.recipe").presets():
+    for name in importlib.import_module("brpg_lib.examples.training.recipe_files").presets():
         assert re.search(rf"^\s*{name}\s", plain, re.MULTILINE)
     assert max(map(len, plain.splitlines())) <= 80
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", text), "a color in spite of NO_COLOR"

@@ -11,7 +11,8 @@ from brpg_lib.examples.training.data.catalog import DATASETS
 from brpg_lib.examples.training.data.folder import REDUCED
 from brpg_lib.examples.training.frameworks.losses import LOSSES
 from brpg_lib.examples.training.networks import NAMES
-from brpg_lib.examples.training.recipe import Recipe, read_recipe
+from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe_files import read_recipe
 
 LIGHT = "efficientnet_lite0"
 """The network whose ImageNet weights come with a package."""

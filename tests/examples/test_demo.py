@@ -14,7 +14,7 @@ from brpg_lib.examples.training.apart import train
 from brpg_lib.examples.training.build import build
 from brpg_lib.examples.training.data import digits
 from brpg_lib.examples.training.frameworks import TRAINERS as FRAMEWORKS
-from brpg_lib.examples.training.recipe import read_recipe
+from brpg_lib.examples.training.recipe_files import read_recipe
 from brpg_lib.examples.training.reports import demo as report
 from brpg_lib.files import save_atomically
 

@@ -15,7 +15,8 @@ from brpg_lib.examples import demo, train
 from brpg_lib.examples.training.data.encoding import Encoding, mask_values, palette, palette_file
 from brpg_lib.examples.training.data.folder import crop_for
 from brpg_lib.examples.training.data.masks import counts
-from brpg_lib.examples.training.recipe import Recipe, read_recipe
+from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe_files import read_recipe
 
 PALETTE = "back=#000000; red=128,0,0; green=#008000"
 

@@ -11,7 +11,7 @@ from brpg_lib.examples.training.data import digits
 from brpg_lib.examples.training.data.augment import to_float
 from brpg_lib.examples.training.networks import build_network, efficientnet
 from brpg_lib.examples.training.networks.normalize import MEAN, STD, ImageNetNormalize
-from brpg_lib.examples.training.recipe import read_recipe
+from brpg_lib.examples.training.recipe_files import read_recipe
 
 TRIED = ("compact", "efficientnet_lite0", "resnet50", "xception65", "segformer_b0")
 """One of each kind; the others differ in depth only."""

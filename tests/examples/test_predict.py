@@ -22,7 +22,7 @@ from brpg_lib.examples.training.evaluation import classes_of
 from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.prediction import Predicted, predict
 from brpg_lib.examples.training.processes import Processes
-from brpg_lib.examples.training.recipe import read_recipe
+from brpg_lib.examples.training.recipe_files import read_recipe
 from brpg_lib.examples.training.reports.prediction import Maps, Pages
 from brpg_lib.examples.training.trained import load_trained
 from brpg_lib.inspection import read_heads

@@ -31,7 +31,7 @@ from brpg_lib.examples.training.frameworks.losses import cross_entropy, half_har
 from brpg_lib.examples.training.loop import Run
 from brpg_lib.examples.training.networks import build_network
 from brpg_lib.examples.training.processes import Processes, share_statistics
-from brpg_lib.examples.training.recipe import presets, read_recipe
+from brpg_lib.examples.training.recipe_files import presets, read_recipe
 from brpg_lib.output import METRICS
 
 TREES = {"voc": voc_tree, "voc_blended": voc_tree, "cityscapes": cityscapes_tree, "coco": coco_tree}

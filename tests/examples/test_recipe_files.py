@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from brpg_lib.examples.training.recipe import Recipe, presets, read_recipe
+from brpg_lib.examples.training.recipe import Recipe
+from brpg_lib.examples.training.recipe_files import presets, read_recipe
 
 PUBLISHED = {
     "voc": {"classic_92", "classic_183", "classic_366", "classic_732", "classic_1464",
