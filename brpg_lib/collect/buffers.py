@@ -140,10 +140,17 @@ class QueueBuffers(StateModule):
             fits = bool(((cursor == rows) | (rows == self.capacity)).all())
             require(fits, f"{prefix}cursor", f"that of a queue of capacity {self.capacity}", "that of a smaller one")
         state_dict = dict(state_dict)
-        unpack(state_dict, prefix, self.num_groups)
-        for name, full in self._empty(self.capacity, self.fallback_capacity, META).items():
-            saved = state_dict.get(prefix + name)
-            if saved is not None and fits_into(saved, full, AXES[name]):  # adopt its length; new rows make room again
-                with torch.inference_mode(False):
-                    setattr(self, name, getattr(self, name).new_zeros(saved.shape))
+        with torch.inference_mode(False):
+            unpacked = unpack(state_dict, prefix, self.num_groups)
+            for name, full in self._empty(self.capacity, self.fallback_capacity, META).items():
+                key, held = prefix + name, getattr(self, name)
+                saved = state_dict.get(key)
+                if saved is None or not fits_into(saved, full, AXES[name]):
+                    continue
+                # Adopt its length; new rows make room again.
+                if key in unpacked and not held.is_meta:  # laid out for this queue: no second copy
+                    state_dict[key] = saved.to(held)
+                    setattr(self, name, state_dict[key])
+                else:
+                    setattr(self, name, held.new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

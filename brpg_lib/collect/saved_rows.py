@@ -71,13 +71,17 @@ def pack(state: dict[str, Any], prefix: str, num_groups: int) -> None:
         state[name] = SavedRows.of(held.narrow(rows.ndim, 0, longest)[_in_use(rows, longest)])
 
 
-def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> None:
+def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> set[str]:
     """Inverse of :func:`pack`, with all queues as long as the longest one; states before version 4 are like that.
+
+    Returns:
+        Names of the tensors that are new.
 
     Raises:
         ValueError: There are not as many rows as there should be.
     """
-    for name, rows in _counted(state, prefix, num_groups).items():
+    packed = _counted(state, prefix, num_groups)
+    for name, rows in packed.items():
         saved, count = state[name], int(rows.sum())
         require(saved.shape[:1] == (count,), name, f"{count} rows, as the state says", tuple(saved.shape))
         places = _in_use(rows, int(rows.max())).to(saved.device)
@@ -85,6 +89,7 @@ def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> None:
         state[name] = torch.full((*places.shape, *saved.shape[1:]), free, dtype=saved.dtype, device=saved.device)
         state[name][places] = saved.as_subclass(Tensor)
     state.pop(prefix + KEPT, None)
+    return set(packed)
 
 
 def _counted(state: dict[str, Any], prefix: str, num_groups: int) -> dict[str, Tensor]:
