@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from .editing.edit import PatchError
-from .guide import guide, guide_lines
+from .guide import guide
+from .guide_lines import guide_lines
 from .jobs import PatchJob, jobs_of, read
 from .launch import Job, launcher_of, native, split_arguments, start_line, waiting_job
 from .registry import FRAMEWORKS

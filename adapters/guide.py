@@ -1,12 +1,11 @@
-"""The lines for a script of no known framework: what it has, what is missing, and a diff of the lines to add."""
+"""The lines for a script of no known framework: what it has, what is missing, and the edits that add the rest."""
 
 from __future__ import annotations
 
 import ast
 import bisect
-import difflib
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .analysis.values import dotted
@@ -50,46 +49,6 @@ ENDING = """    $ignored
     )
 """
 
-SKELETON = f"""
-# after the imports
-{IMPORTS.strip()}
-
-# before the loop over epochs, once network and optimizer are made and before a checkpoint is loaded
-brpg = Plugin({{'preset': 'small_data'}}, dataset='mine', num_classes=NUM_CLASSES, feature_dim=64,
-              epochs={hole("epochs")},
-              iters_per_epoch={hole("length")}
-              ).to(device)
-brpg.tap(model, teacher=teacher, features='DECODER', logits='CLASSIFIER')
-brpg.add_projection(CHANNELS, optimizer.param_groups[-1], teacher=True)
-
-# in the place of torch.no_grad() around the teacher's pass
-with brpg.teacher_pass():
-
-# before the backward pass, before the loss is divided or scaled
-if brpg.enabled:
-    ((feat, logits),) = brpg.take(1)
-    rep_x, rep_u_s = brpg.project(
-        feat[{hole("labeled")}],
-        feat[{hole("strong")}],
-    )
-    loss = loss + brpg(
-        LabeledBatch(
-            features=rep_x,
-            logits=logits[{hole("labeled")}],
-            labels={hole("labels")},
-        ),
-        UnlabeledBatch(
-            features=rep_u_s,
-            pseudo_labels={hole("pseudo")},
-            confidence={hole("confidence")},
-            **brpg.weak_view(*brpg.take_teacher())
-        ),
-        iteration={hole("iteration")}
-    )
-
-# where the script moves the teacher
-brpg.update_teacher({hole("share")})
-"""
 CLASSES = ("num_classes", "n_classes", "nclass", "classes")
 
 
@@ -200,29 +159,6 @@ def _as_written(findings: Findings, original: str, tidied: str) -> None:
     findings.missing[:] = [
         replace(missing, near=[(line_of(line), code) for line, code in missing.near]) for missing in findings.missing
     ]
-
-
-def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
-    """What a script has and lacks, and the diff of the lines to add, line by line."""
-    yield from made.plan.lines(name)
-    if not made.plan.edits:
-        yield "  lines to add, with `...` for what was not found:"
-        yield from (f"    {line}" for line in dotted_out(SKELETON).strip().splitlines())
-        return
-    if made.questions:
-        yield f"  {len(made.questions)} to fill in:"
-    for question in made.questions:
-        yield f"    {question}"
-    patched = made.plan.draft()
-    holes = [line.strip() for line in patched.splitlines() if "# ...: " in line]
-    if holes:
-        yield f"  not found, and `...` in the lines below ({len(holes)}):"
-    for line in holes:
-        yield f"    {line.partition('# ...: ')[2]}"
-    yield from difflib.unified_diff(
-        made.plan.source.splitlines(), patched.splitlines(), name, f"{name} (with the head)", lineterm=""
-    )
-    yield "  settings: {'preset': 'small_data'} is for few labels, None for the paper's; feature_dim decides the cost"
 
 
 def _plugin(found: Found) -> tuple[str, list[str]]:
