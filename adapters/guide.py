@@ -19,7 +19,7 @@ from .patching.plan import Plan
 from .patching.teacher import teacher_edits
 from .roles.around import Insertion
 from .roles.findings import Findings, Lacking, Missing
-from .roles.holes import dotted_out, hole, holes_in
+from .roles.holes import dots, dotted_out, hole, holes_in
 from .roles.layers import find_layers
 from .roles.settings import options
 
@@ -155,7 +155,9 @@ def _as_written(findings: Findings, original: str, tidied: str) -> None:
         at = bisect.bisect_right(starts, line) - 1
         return before[at][0] + line - starts[at] if line and at >= 0 else line
 
-    findings.roles[:] = [replace(role, line=line_of(role.line)) for role in findings.roles]
+    findings.roles[:] = [
+        replace(role, line=line_of(role.line), code=dots(role.code), note=dots(role.note)) for role in findings.roles
+    ]
     findings.missing[:] = [
         replace(missing, near=[(line_of(line), code) for line, code in missing.near]) for missing in findings.missing
     ]

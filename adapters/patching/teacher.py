@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import math
 from collections.abc import Iterator
 
 from ..analysis.names import OWN
@@ -79,7 +80,7 @@ def _arguments(call: ast.Call) -> list[ast.expr]:
 
 def _share(found: Found, statement: ast.stmt, networks: set[str]) -> str:
     """``r`` of ``r * teacher + (1 - r) * student``; in a function of the script, in the words of who calls it."""
-    direct = _complement(statement)
+    direct = _staying(statement)
     if direct is not None:
         return ast.unparse(direct)
     call = statement.value if isinstance(statement, ast.Expr) else None
@@ -95,24 +96,33 @@ def _share(found: Found, statement: ast.stmt, networks: set[str]) -> str:
     return ast.unparse(chosen[0]) if len(chosen) == 1 else ""
 
 
-def _complement(node: ast.AST) -> ast.expr | None:
-    """``r`` of ``1 - r``."""
+def _staying(node: ast.AST) -> ast.expr | None:
+    """``r`` of ``1 - r``, or of two numbers that add up to 1, of which the teacher's is the larger; or ``1 - lerp``."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub) and ast.unparse(inner.left) in ("1", "1.0"):
             return inner.right
+    constants = [inner for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
+    numbers = {one.value: one for one in constants if isinstance(one.value, float)}
+    for value, one in numbers.items():
+        if value > 0.5 and any(math.isclose(value + other, 1) for other in numbers):
+            return one
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and dotted(inner.func).endswith(("lerp", "lerp_")):
+            weights = [*inner.args[-1:], *(k.value for k in inner.keywords if k.arg == "weight")]
+            return ast.BinOp(ast.Constant(1), ast.Sub(), weights[-1])
     return None
 
 
 def _from_within(function: ast.FunctionDef, call: ast.Call) -> str:
     """The share that a function computes, with the arguments of a call in the place of its parameters."""
     loops = [node for node in ast.walk(function) if isinstance(node, ast.For)]
-    share = next((found for found in map(_complement, loops) if found is not None), None)
+    share = next((found for found in map(_staying, loops) if found is not None), None)
     if share is None:
         return ""
     bound = [
         node
         for node in ast.walk(function)
-        if isinstance(node, ast.Assign) and list(map(dotted, node.targets)) == [dotted(share)]
+        if isinstance(node, ast.Assign) and list(map(dotted, node.targets)) == [dotted(share) or None]
     ]
     if len(bound) > 1:
         return ""

@@ -11,6 +11,7 @@ from ..analysis.values import Flow, Place, Value, dotted, place_of
 from ..analysis.views import names_of, plain
 from .descent import Descent
 from .findings import Findings, Lacking, Missing, line_of
+from .holes import hole
 
 LOADS = ("load", "load_state", "load_checkpoint", "resume", "load_ckpt")
 
@@ -63,6 +64,7 @@ class Around:
         self.place, self.after = self._start()
         self.env = self.place.env
         self.scored: Insertion | None = None
+        self.counted = ""  # the count of iterations of a training without epochs
 
     def _chain(self) -> list[tuple[Place, str]]:
         """Calls from the function with the step up to the one that builds the optimizer, or goes through the epochs."""
@@ -236,15 +238,24 @@ class Around:
         """Whether the step is an object's, which then holds the plug-in too."""
         return self.student.startswith(OWN)
 
-    def loops(self) -> list[ast.For]:
+    def loops(self) -> list[ast.For | ast.While]:
         """The loops around the step, in all functions up to the one with the plug-in, outermost first."""
         places = [*(place for place, _ in reversed(self.calls)), self.target]
-        return [statement for place in places for statement, _ in place.around if isinstance(statement, ast.For)]
+        return [
+            statement for place in places for statement, _ in place.around if isinstance(statement, ast.For | ast.While)
+        ]
+
+    @property
+    def unit(self) -> str:
+        """What the script's own count counts."""
+        return "iteration" if self.counted else "epoch"
 
     def epoch_name(self) -> str:
-        """What the loop over epochs counts."""
+        """What the loop over epochs counts, or over iterations where there is no other."""
         loop = self.loop.statement
-        return ast.unparse(loop.target) if isinstance(loop, ast.For) else "epoch"
+        if self.counted or not isinstance(loop, ast.For):
+            return self.counted or (hole("epoch") if self.findings.tolerant else "epoch")
+        return ast.unparse(loop.target)
 
 
 def is_load(node: ast.AST) -> bool:

@@ -18,7 +18,7 @@ def find_checkpoints(around: Around, found: Surroundings) -> None:
         epoch = _saved_epoch(around, state, place)
         path = _without(path, found.names.get("score", ""))
         found.insertions.append(Insertion(place.statement, f"brpg.save({path}, {epoch})", before=True))
-        around.findings.add("checkpoint", path, line, note=f"of epoch `{epoch}`")
+        around.findings.add("checkpoint", path, line, note=f"of {around.unit} `{epoch}`")
         found.names.setdefault("saved", path)
     if not saves:
         reason = "nothing is saved after the step; the prototypes are then lost with the process"
@@ -38,7 +38,7 @@ def _resume(around: Around, found: Surroundings) -> None:
             continue
         path = ast.unparse(call.args[0])
         found.insertions.append(Insertion(statement, f"brpg.load({path}, {epoch})", before=False))
-        around.findings.add("resume", path, statement.lineno, note=f"at epoch `{epoch}`")
+        around.findings.add("resume", path, statement.lineno, note=f"at {around.unit} `{epoch}`")
         found.resumes_with = call
         return
     near = [
@@ -105,8 +105,9 @@ def _loaded_epoch(around: Around, statement: ast.Assign) -> str | None:
         if None in keys
         else []
     )
-    texts = [key for key in (*keys, *saved) if isinstance(key, str)]
-    return next((f"{name}[{key!r}]" for key in texts if "epoch" in key.lower() and "best" not in key.lower()), None)
+    texts = [key for key in (*keys, *saved) if isinstance(key, str) and "best" not in key.lower()]
+    words = ("epoch", "iter", "step") if around.counted else ("epoch",)
+    return next((f"{name}[{key!r}]" for key in texts if any(word in key.lower() for word in words)), None)
 
 
 def _saves(around: Around) -> Iterator[tuple[Place, str, Value | None, int]]:

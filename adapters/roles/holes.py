@@ -8,6 +8,7 @@ WORDS = {
     "iteration": "the count of optimizer steps so far, over all epochs",
     "length": "steps of an epoch",
     "epochs": "number of epochs",
+    "epoch": "the epoch that is saved, or the count of iterations",
     "labels": "labels of the labeled images, (B, H, W)",
     "pseudo": "pseudo labels of the strong view, (B, H, W)",
     "confidence": "probability of each pseudo label, (B, H, W)",
@@ -30,6 +31,11 @@ def holes_in(code: str) -> list[str]:
     return list(dict.fromkeys(_HOLE.findall(code)))
 
 
+def dots(code: str) -> str:
+    """Code with ``...`` for each hole."""
+    return _HOLE.sub("...", code)
+
+
 def dotted_out(code: str) -> str:
     """Code with ``...`` for each hole, and a comment at the end of its line.
 
@@ -40,5 +46,5 @@ def dotted_out(code: str) -> str:
     for line in code.split("\n"):
         names = holes_in(line)
         comment = f"  # ...: {'; '.join(WORDS[name] for name in names)}" if names else ""
-        lines.append(_HOLE.sub("...", line) + comment)
+        lines.append(dots(line) + comment)
     return "\n".join(lines)
