@@ -14,7 +14,7 @@ from .editing.tidy import MARK, tidy
 from .patching.edits import BRPG, after, edits_of, of_object
 from .patching.found import Found, examine
 from .patching.framework import PATCHED
-from .patching.lines import filled, general_step, plugin_slots, step_slots, with_sum
+from .patching.lines import ENDING, filled, general_step, plugin_slots, step_slots, with_sum
 from .patching.plan import Plan
 from .patching.teacher import teacher_edits
 from .roles.around import Insertion
@@ -34,19 +34,6 @@ brpg = Plugin($section, dataset='mine', num_classes=$classes,
               epochs=$epochs, iters_per_epoch=$length)$move
 brpg.tap($model$teacher, features=$decoder, logits=$classifier)
 brpg.add_projection($channels, $optimizer.param_groups[-1]$average)
-"""
-
-ENDING = """    $ignored
-    $loss = $loss + brpg(
-        LabeledBatch(features=rep_x, logits=$logits_l, labels=$labels),
-        UnlabeledBatch(
-            features=rep_u_s,
-            pseudo_labels=$pseudo,
-            confidence=$confidence,
-            $weak
-        ),
-        iteration=$iteration
-    )
 """
 
 CLASSES = ("num_classes", "n_classes", "nclass", "classes")

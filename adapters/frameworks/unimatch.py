@@ -12,7 +12,7 @@ from ..patching.edits import replaced
 from ..patching.family import Family
 from ..patching.found import Found
 from ..patching.framework import Fix
-from ..patching.lines import Lines
+from ..patching.lines import ENDING, Lines
 from ..roles.settings import options
 
 IMPORTS = """
@@ -58,20 +58,6 @@ if brpg.enabled:
             **brpg.weak_view(feat_w[$n_l:], logits_w[$n_l:]$valid)),
         iteration=$iteration)
 """
-
-ENDING = """    $ignored
-    $loss = $loss + brpg(
-        LabeledBatch(features=rep_x, logits=$logits_l, labels=$labels),
-        UnlabeledBatch(
-            features=rep_u_s,
-            pseudo_labels=$pseudo,
-            confidence=$confidence,
-            $weak
-        ),
-        iteration=$iteration
-    )
-"""
-"""How the lines for other passes end."""
 
 
 def record(found: Found) -> str:

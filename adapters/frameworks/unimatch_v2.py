@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..patching.family import Family
-from ..patching.lines import Lines
-from .unimatch import ENDING, IMPORTS, SHORT_EPOCHS, arguments, record
+from ..patching.lines import ENDING, Lines
+from .unimatch import IMPORTS, SHORT_EPOCHS, arguments, record
 
 PLUGIN = """
 channels = $net.head.scratch.output_conv[0].in_channels

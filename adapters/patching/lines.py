@@ -20,6 +20,19 @@ from .found import Found
 
 NONE = "\0"
 """Stands for a value that a script does not have: lines with it are left out."""
+ENDING = """    $ignored
+    $loss = $loss + brpg(
+        LabeledBatch(features=rep_x, logits=$logits_l, labels=$labels),
+        UnlabeledBatch(
+            features=rep_u_s,
+            pseudo_labels=$pseudo,
+            confidence=$confidence,
+            $weak
+        ),
+        iteration=$iteration
+    )
+"""
+"""How the lines for any passes end, where a family has no other ending."""
 
 
 @dataclass(frozen=True, kw_only=True)
