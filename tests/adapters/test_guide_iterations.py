@@ -33,37 +33,43 @@ def _changed(*changes: tuple[str, str], source: str = ITERATIONS) -> str:
 
 BATCH = "(a, truth), (weak, strong)"
 BODY = ITERATIONS[ITERATIONS.index(LOOP) + len(LOOP) : ITERATIONS.index("\n\nif __name__")]
+PLAIN_LOADERS = ("again(DataLoader", "(DataLoader")
+LEFT = COUNT + "        if iteration >= last:\n            break\n"
+ENUMERATED = f"    for iteration, ({BATCH}) in enumerate(zip(known, unknown)):\n"
+NESTED = f"    while iteration < last:\n        for {BATCH} in zip(known, unknown):\n"
+LENGTH = "max(1, last // 100)"
 FORMS = {
-    "as it is": (ITERATIONS, "iteration", "max(1, last // 100)"),
-    "one loop over a range": (ONE_LOOP, "iteration", "max(1, last // 100)"),
+    "as it is": (ITERATIONS, "iteration", LENGTH),
+    "one loop over a range": (ONE_LOOP, "iteration", LENGTH),
     "with a progress bar": (
         _changed(("range(start, last)", "tqdm(range(start, last))"), source=ONE_LOOP),
         "iteration",
-        "max(1, last // 100)",
+        LENGTH,
     ),
     "a number": (_changed(("range(start, last)", "range(40000)"), source=ONE_LOOP), "iteration", "400"),
     "a few": (_changed(("range(start, last)", "range(40)"), source=ONE_LOOP), "iteration", "1"),
     "left by a break": (
-        _changed(("while iteration < last", "while True"), (COUNT, COUNT + "        if iteration >= last:\n            break\n")),
+        _changed(("while iteration < last", "while True"), (COUNT, LEFT)),
         "iteration",
-        "max(1, last // 100)",
+        LENGTH,
     ),
-    "counted first": (_changed((COUNT, ""), (LOOP, LOOP + COUNT)), "iteration - 1", "max(1, last // 100)"),
+    "counted first": (_changed((COUNT, ""), (LOOP, LOOP + COUNT)), "iteration - 1", LENGTH),
     "over loaders that never end": (
-        _changed((LOOP, f"    for iteration, ({BATCH}) in enumerate(zip(known, unknown)):\n"), (COUNT, ""), ("again(Data", "(Data")),
+        _changed((LOOP, ENUMERATED), (COUNT, ""), PLAIN_LOADERS),
         "iteration",
         "max(1, min(len(known), len(unknown)) // 100)",
     ),
     "loaders again and again": (
-        ITERATIONS.replace("again(DataLoader(", "(DataLoader(").replace(
-            LOOP + BODY,
-            f"    while iteration < last:\n        for {BATCH} in zip(known, unknown):\n" + BODY.replace("        ", "            "),
-        ),
+        _changed((LOOP + BODY, NESTED + BODY.replace("        ", "            ")), PLAIN_LOADERS),
         "iteration",
-        "max(1, last // 100)",
+        LENGTH,
     ),
-    "computed": (_changed(("while iteration < last", "while iteration < 2 * last")), "iteration", "max(1, (2 * last) // 100)"),
-}  # fmt: skip
+    "computed": (
+        _changed(("while iteration < last", "while iteration < 2 * last")),
+        "iteration",
+        "max(1, (2 * last) // 100)",
+    ),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -87,9 +93,7 @@ def test_epochs_that_a_while_loop_counts_are_no_iterations(capsys: pytest.Captur
     script = tmp_path / "train.py"
     body = BODY.replace("        ", "            ").replace("    " + COUNT, "")
     loop = f"    while epoch < last:\n        epoch += 1\n        for {BATCH} in zip(known, unknown):\n"
-    script.write_text(
-        _changed((LOOP + BODY, loop + body), ("again(Data", "(Data"), ("iteration, top = 0", "epoch, top = 0"))
-    )
+    script.write_text(_changed((LOOP + BODY, loop + body), PLAIN_LOADERS, ("iteration, top = 0", "epoch, top = 0")))
     assert main(["patch", str(script), "--guide"]) == 1
     printed = capsys.readouterr().out
     assert "MISSING: epochs: " in printed
