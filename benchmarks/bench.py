@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure everything and write the page.
 
     Returns:
-        Exit status: 0 for success, 2 for wrong usage.
+        Exit status: 0 for success, 2 for wrong usage, 130 for an interruption; the page then has what was measured.
     """
     arguments = parser().parse_args(argv)
     console = Console()
@@ -47,7 +47,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"brpg bench: {error}", file=sys.stderr)
         return 2
     command.warn(console)
-    results = {}
+    results: dict[str, Result] = {}
+    try:
+        measure_all(options, arguments.out, console, results)
+    except KeyboardInterrupt:
+        left = ", ".join(name for name in BENCHMARKS if name not in results)
+        print(f"brpg bench: interrupted before the end of {left}", file=sys.stderr)
+    for name, result in results.items():
+        for table in BENCHMARKS[name].tables(result):
+            console.print(table.rich())
+    if results:
+        path = arguments.out / "benchmark.md"
+        path.write_text(page(results))
+        console.print(f"page: {path}")
+    return 0 if len(results) == len(BENCHMARKS) else 130
+
+
+def measure_all(options: command.Options, out: Path, console: Console, results: dict[str, Result]) -> None:
+    """Measure one after the other; numbers and picture are written, and the result added, as soon as one is done."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<18}"),
@@ -59,23 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, benchmark in BENCHMARKS.items():
             task = tasks[name]
             bar.start_task(task)
-            results[name] = command.complete(benchmark, options, lambda text, task=task: bar.update(task, now=text))  # type: ignore[misc]
+            result = command.complete(benchmark, options, lambda text, task=task: bar.update(task, now=text))  # type: ignore[misc]
             bar.update(task, completed=1, now="")
-            command.write(results[name], arguments.out / f"{name}.json")
-            plots.draw(name, results[name], arguments.out / f"{name}.png")
-    for name, result in results.items():
-        for table in BENCHMARKS[name].tables(result):
-            console.print(table.rich())
-    path = arguments.out / "benchmark.md"
-    path.write_text(page(results))
-    console.print(f"page: {path}")
-    return 0
+            command.write(result, out / f"{name}.json")
+            plots.draw(name, result, out / f"{name}.png")
+            results[name] = result
 
 
 def page(results: dict[str, Result]) -> str:
     """All tables and pictures in Markdown."""
     parts = ["# Benchmark", command.origin(next(iter(results.values())))]
-    parts += [f"**Warning:** {text}" for text in command.warnings(results["clustering"]["environment"])]
+    parts += [f"**Warning:** {text}" for text in command.warnings(next(iter(results.values()))["environment"])]
     for name, result in results.items():
         benchmark: ModuleType = BENCHMARKS[name]
         parts += [f"## {title(name)}", str(benchmark.__doc__), f"![{title(name)}]({name}.png)"]

@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; without arguments, show a tour of them.
 
     Returns:
-        Exit status: 0 for success, 2 for wrong usage or a missing extra.
+        Exit status: 0 for success, 2 for wrong usage or a missing extra, 130 for an interruption.
     """
     try:
         try:
@@ -178,6 +178,9 @@ def _run(arguments: list[str]) -> int:
         elif end.code == 2:
             print(f"brpg {name} --help has all options, and examples", file=sys.stderr)
         raise
+    except KeyboardInterrupt:  # of a command that keeps nothing to go on from
+        print(f"\nbrpg {name}: interrupted", file=sys.stderr)
+        return 130
 
 
 def function_of(name: str) -> Callable[[Sequence[str]], int]:

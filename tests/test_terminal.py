@@ -72,6 +72,20 @@ def test_a_mistake_in_an_option_tells_where_to_look(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.endswith("brpg train --help has all options, and examples\n")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_ends_in_a_line(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of commands that say nothing of their own to it."""
+
+    def stopped(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "function_of", lambda _: stopped)
+    assert main([name]) == 130
+    captured = capsys.readouterr()
+    assert captured.err.strip() == f"brpg {name}: interrupted"
+    assert captured.out == ""
+
+
 @pytest.mark.parametrize("command", ["", "--help", "train --help", "list"])
 def test_whoever_reads_may_stop(command: str) -> None:
     """`brpg ... | head -1`: no traceback, here or at the end of the process."""

@@ -193,6 +193,19 @@ def test_wrong_use(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert "--repeats: expected at least 1, found 0" in capsys.readouterr().err
 
 
+def test_what_was_measured_before_ctrl_c_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clustering, "measure", lambda *_: result(folder, "clustering"))
+    monkeypatch.setattr(step, "measure", stopped)
+    assert bench.main([*TINY, "--out", str(tmp_path)]) == 130
+    assert "interrupted before the end of step, training_overhead, growth" in capsys.readouterr().err
+    assert "(clustering.png)" in (tmp_path / "benchmark.md").read_text()
+
+
 def test_what_distorts_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
     assert step.main(TINY) == 0
