@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from brpg_lib.schedule import SMALL_DATA
 from brpg_lib.settings import CONFIG_KEYS, OWN_KEYS, PRESETS, SCHEDULE_KEYS, HeadSettings
 from brpg_lib.validation import require, require_known
 
@@ -25,6 +26,8 @@ class Official(NamedTuple):
 
 OFFICIAL = {"cityscapes": Official("cityscapes", warmup=3, collect=3), "coco": Official("coco", warmup=1, collect=1)}
 DEFAULT = Official("pascal", warmup=1, collect=1)
+FEW_LABELS = "small_data"
+"""The preset whose lengths are shares of the training, see :meth:`brpg_lib.Schedule.small_data`."""
 
 
 def read_section(
@@ -55,11 +58,14 @@ def read_section(
         require_known(PREFIX, given, (*OWN_KEYS, *CONFIG_KEYS, *SCHEDULE_KEYS))
         return None
     official = next((official for name, official in OFFICIAL.items() if dataset.startswith(name)), DEFAULT)
+    lengths: dict[str, float] = {"warmup": official.warmup, "collect": official.collect}
+    if given.get("preset") == FEW_LABELS:
+        lengths = {name: share * epochs for name, share in SMALL_DATA.items()}
     return HeadSettings.from_mapping(
         given,
         iters_per_epoch=iters_per_epoch,
         feature_dim=feature_dim,
-        lengths={"warmup": official.warmup, "collect": official.collect, "total": epochs},
+        lengths=lengths | {"total": epochs},
         preset=official.preset,
         prefix=PREFIX,
         ignore_index=ignore_index,
@@ -77,5 +83,5 @@ def in_words(*, from_file: bool) -> list[str]:
     return [
         f"settings of the head: a section brpg in {place}; lengths count {unit}. Without it, the published ones:",
         f"  {DEFAULT}" + "".join(f"; {other}" for other in ([] if from_file else others)),
-        "  tens to hundreds of labeled images: brpg: {preset: small_data}",
+        f"  tens to hundreds of labeled images: brpg: {{preset: {FEW_LABELS}}}, with shares of the training",
     ]

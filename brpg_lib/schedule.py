@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, overload
@@ -22,6 +23,8 @@ from brpg_lib.validation import (
 
 RAMP_SHARE = 1 / 16
 """Of the training, before the pseudo-label threshold rises: 5 of 80 epochs, as published."""
+SMALL_DATA: Mapping[str, float] = {"warmup": 1 / 5, "collect": 1 / 20, "recluster_every": 1 / 20}
+"""Shares of the training in :meth:`Schedule.small_data`."""
 
 
 class Phase(str, Enum):
@@ -152,6 +155,30 @@ class Schedule(PlainFields):
             min_rows=min_rows,
             max_collect=optional("max_collect", max_collect),
         )
+
+    @classmethod
+    def small_data(cls, total: int, **overrides: Any) -> Schedule:
+        """For few labeled images and short trainings, as :meth:`BRPGConfig.small_data <brpg_lib.BRPGConfig>` is.
+
+        A fifth of the training as warm-up, a twentieth to collect, and prototypes made anew after each twentieth: so
+        the gains of ``small_data`` were measured. Sampling goes on in the learn phase, and the queues keep their
+        memory; ``recluster_every=None`` clusters once.
+
+        >>> schedule = Schedule.small_data(total=40000)
+        >>> schedule.warmup, schedule.collect, schedule.recluster_every
+        (8000, 2000, 2000)
+
+        Args:
+            total: Iterations of the whole training.
+            overrides: Any fields, instead of these.
+
+        Raises:
+            ValueError: A field is out of range; the message names it.
+        """
+        require_integer("total", total, 1, MAX_COUNT)
+        lengths = {name: round(share * total) for name, share in SMALL_DATA.items()}
+        lengths |= {name: max(1, lengths[name]) for name in ("collect", "recluster_every")}
+        return cls(total=total, **(lengths | overrides))
 
     def phase(self, iteration: int) -> Phase:
         """The phase at ``iteration`` (from 0), before any extension by ``min_rows``."""

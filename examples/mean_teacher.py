@@ -67,13 +67,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=4e-3)
         self.scheduler = torch.optim.lr_scheduler.PolynomialLR(self.optimizer, EPOCHS * STEPS, power=0.9)
 
-        schedule = Schedule.from_epochs(  # BRPG: in optimizer steps
-            warmup=EPOCHS / 5,
-            collect=EPOCHS / 20,
-            recluster_every=EPOCHS / 20,
-            total=EPOCHS,
-            iters_per_epoch=STEPS,
-        )
+        schedule = Schedule.small_data(total=EPOCHS * STEPS)  # BRPG: in optimizer steps
         self.head = PrototypeHead(len(CLASS_NAMES), FEATURE_DIM, schedule, CONFIG).to(self.device)  # BRPG
         layers = "decoder", "segmentation_head.0"  # BRPG: the features, and the logits before they are enlarged
         self.taps = [FeatureTap(self.model, layer).open() for layer in layers]  # BRPG

@@ -24,6 +24,7 @@ def test_three_lines() -> None:
     features = torch.randn(6, 256, 5, 5, generator=generator).requires_grad_()
     logits = torch.randn(4, 21, 5, 5, generator=generator)
     scope = {
+        "epochs": 3,
         "loader": range(10),
         "device": "cpu",
         "loss": torch.tensor(1.0),

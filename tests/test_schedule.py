@@ -139,3 +139,24 @@ def test_survives_json(options: dict[str, Any]) -> None:
 def test_an_unknown_field_of_a_dict_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Schedule\.warm_up: did you mean warmup\? expected one of"):
         Schedule.from_dict({"warm_up": 1, "collect": 1, "total": 9})
+
+
+@given(total=st.integers(1, 100_000))
+def test_small_data_has_the_shares_that_were_measured(total: int) -> None:
+    schedule = Schedule.small_data(total)
+    assert schedule.total == total
+    assert schedule.warmup == pytest.approx(total / 5, abs=1)
+    assert schedule.collect == pytest.approx(max(1, total / 20), abs=1)
+    assert schedule.recluster_every == pytest.approx(max(1, total / 20), abs=1)
+    assert schedule.phase(schedule.warmup) is Phase.COLLECT
+
+
+def test_small_data_takes_other_fields() -> None:
+    schedule = Schedule.small_data(1000, recluster_every=None, collect=100)
+    assert schedule == Schedule(warmup=200, collect=100, total=1000)
+    with pytest.raises(TypeError, match="did you mean 'warmup'"):
+        Schedule.small_data(1000, warmpu=3)
+    with pytest.raises(TypeError, match="total: expected an integer"):
+        Schedule.small_data("1000")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="total"):
+        Schedule.small_data(0)

@@ -119,7 +119,9 @@ def test_presets(section: Any, dataset: str, config: BRPGConfig, epochs: int) ->
 def test_the_section_may_name_another_preset() -> None:
     head = plugin({"preset": "small_data", "loss_weight": 0.2}, dataset="cityscapes").head
     assert head.config == BRPGConfig.small_data(loss_weight=0.2)
-    assert head.schedule == plugin(dataset="cityscapes").head.schedule, "the lengths are of the dataset"
+    assert head.schedule == Schedule.small_data(EPOCHS * ITERATIONS), "whose lengths are shares of the training"
+    once = plugin({"preset": "small_data", "recluster_every": None, "collect": 1}).head
+    assert once.schedule == Schedule.small_data(EPOCHS * ITERATIONS, recluster_every=None, collect=ITERATIONS)
     assert plugin({"preset": "coco"}).head.config == BRPGConfig.coco()
 
 
