@@ -36,6 +36,11 @@ brpg.tap($model$teacher, features=$decoder, logits=$classifier)
 brpg.add_projection($channels, $optimizer.param_groups[-1]$average)
 """
 
+ENDS_ELSEWHERE = Missing(
+    "backward",
+    "Lightning goes backward itself, from what training_step returns; this command writes no lines into that",
+    by_hand="as below; the page on integrations, and examples/lightning_module.py, have it whole",
+)
 CLASSES = ("num_classes", "n_classes", "nclass", "classes")
 
 
@@ -46,10 +51,12 @@ class Guide:
     Attributes:
         plan: Roles, what is missing, and the edits.
         questions: What no script tells, such as names of layers, each with what to put there.
+        lightning: Whether it is Lightning that calls the step.
     """
 
     plan: Plan
     questions: Sequence[str]
+    lightning: bool = False
 
 
 def guide(source: str) -> Guide:
@@ -69,7 +76,7 @@ def guide(source: str) -> Guide:
         raise PatchError(f"not valid Python: line {error.lineno}") from None
     original, source = source, tidied
     plan = Plan("own script", "", source, Findings(tolerant=True))
-    questions: list[str] = []
+    questions, lightning = list[str](), False
     try:
         found = examine(source, plan.findings)
         step = filled(general_step(found, ENDING), step_slots(found))
@@ -91,10 +98,18 @@ def guide(source: str) -> Guide:
         if found.around.own:
             plan.findings.missing[:] = [_of_object(missing) for missing in plan.findings.missing]
     except Lacking as lacking:
-        plan.findings.missing.insert(0, lacking.missing)
+        lightning = lacking.missing.name == "backward" and _has_lightning_module(source)
+        plan.findings.missing.insert(0, ENDS_ELSEWHERE if lightning else lacking.missing)
         plan.findings.missing += _also_missing(source, lacking.missing)
     _as_written(plan.findings, original, source)
-    return Guide(plan, questions)
+    return Guide(plan, questions, lightning)
+
+
+def _has_lightning_module(source: str) -> bool:
+    """Whether a class has the step that Lightning goes backward from."""
+    owners = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    bases = [dotted(base).rpartition(".")[2] for owner in owners for base in owner.bases]
+    return any(name.endswith("LightningModule") for name in bases)
 
 
 def _scores(found: Found) -> list[str]:

@@ -49,13 +49,52 @@ if brpg.enabled:
 brpg.update_teacher({hole("share")})
 """
 
+LIGHTNING = f"""
+# after the imports
+from brpg_lib import BRPGConfig, FeatureTap, LabeledBatch, ProjectionHead, PrototypeHead, Schedule, UnlabeledBatch
+
+# in __init__, where the network is there
+self.projection = ProjectionHead(in_channels=CHANNELS, feature_dim=64)
+self.feature_tap = FeatureTap(self.net, 'DECODER').open()
+self.logit_tap = FeatureTap(self.net, 'CLASSIFIER').open()
+self.head = None
+
+# a method: by then the trainer knows how many steps its optimizer will make
+def configure_model(self):
+    fits = self._trainer is not None and self.trainer.training
+    if fits or self.head is None:
+        total = int(self.trainer.estimated_stepping_batches) if fits else 1
+        self.head = PrototypeHead(NUM_CLASSES, 64, Schedule.small_data(total), BRPGConfig.small_data())
+
+# in training_step, before it returns the loss
+features, logits = self.projection(self.feature_tap.take(1)[0]), self.logit_tap.take(1)[0]
+out = self.head(
+    LabeledBatch(
+        features=features[{hole("labeled")}],
+        logits=logits[{hole("labeled")}],
+        labels={hole("labels")},
+    ),
+    UnlabeledBatch(
+        features=features[{hole("strong")}],
+        pseudo_labels={hole("pseudo")},
+        confidence={hole("confidence")},
+        weak_features={hole("weak_features")},
+        weak_logits={hole("weak_logits")},
+    ),
+    iteration=self.global_step,
+)
+self.log_dict({{f'brpg/{{name}}': value for name, value in out.metrics.items()}})
+loss = loss + out.loss
+"""
+
 
 def guide_lines(name: str, source: str, made: Guide) -> Iterator[str]:
     """What a script has and lacks, and the diff of the lines to add, line by line."""
     yield from made.plan.lines(name)
     if not made.plan.edits:
         yield "  lines to add, with `...` for what was not found:"
-        yield from (f"    {line}" for line in dotted_out(SKELETON).strip().splitlines())
+        skeleton = LIGHTNING if made.lightning else SKELETON
+        yield from (f"    {line}" for line in dotted_out(skeleton).strip().splitlines())
         return
     if made.questions:
         yield f"  {len(made.questions)} to fill in:"

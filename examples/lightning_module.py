@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
@@ -20,21 +20,37 @@ from brpg_lib.examples.training.data.loaders import digit_loader
 EPOCHS, STEPS = 8, 16
 
 
+class StopAfter(Callback):  # type: ignore[misc]
+    """Interrupts a training at the end of an epoch, as if it had been killed."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says so."""
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epoch
+
+
 class Segmenter(LightningModule):  # type: ignore[misc]
-    """Network, projection and head.
+    """Network, projection and head."""
 
-    Args:
-        steps: Steps of an epoch.
-    """
+    head: PrototypeHead | None
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.model = small_fcn()
         self.projection = ProjectionHead(in_channels=16, feature_dim=32)
-        schedule = Schedule.from_epochs(warmup=4, collect=2, total=EPOCHS, iters_per_epoch=steps)
-        self.head = PrototypeHead(len(CLASS_NAMES), 32, schedule, CONFIG)
+        self.head = None
         self.feature_tap = FeatureTap(self.model, "classifier.2").open()
         self.logit_tap = FeatureTap(self.model, "classifier").open()
+
+    def configure_model(self) -> None:
+        """Makes the head: the trainer knows how many steps its optimizer will make, on so many devices."""
+        fits = self._trainer is not None and self.trainer.training
+        if fits or self.head is None:  # without a training only the sizes matter
+            total = int(self.trainer.estimated_stepping_batches) if fits else 1
+            schedule = Schedule(warmup=total // 2, collect=total // 4, total=total)
+            self.head = PrototypeHead(len(CLASS_NAMES), 32, schedule, CONFIG)
 
     def on_train_epoch_start(self) -> None:
         """Seeds the dropout, whose random state Lightning does not save."""
@@ -42,6 +58,7 @@ class Segmenter(LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         """The loss of one step."""
+        assert self.head is not None
         images, labels, weak, strong = batch
         pred, pred_weak, pred_strong = self.model(torch.cat((images, weak, strong)))["out"].chunk(3)
         loss, pseudo, confidence = self_training_loss(pred, labels, pred_weak, pred_strong)
@@ -57,10 +74,11 @@ class Segmenter(LightningModule):  # type: ignore[misc]
                 weak_features=features_weak,
                 weak_logits=logits_weak,
             ),
+            iteration=self.global_step,  # of the optimizer, which may accumulate gradients
         )
         loss = loss + out.loss
 
-        self.log_dict({"loss": loss} | out.metrics)
+        self.log_dict({"loss": loss} | {f"brpg/{name}": value for name, value in out.metrics.items()})
         if self.trainer.is_last_batch:
             losses = f"loss {loss.item():.3f}  prototype {out.loss.item():.3f}"
             self.print(f"step {self.head.iteration:3d}  {out.phase.value:7s}  {losses}")
@@ -74,18 +92,19 @@ class Segmenter(LightningModule):  # type: ignore[misc]
 def train(folder: Path, stop: int = EPOCHS, resume: bool = False, devices: int = 1) -> PrototypeHead:
     """Trains to the end of epoch ``stop``, from the start or the checkpoint in ``folder``; saves each epoch there."""
     seed_everything(0)
-    segmenter = Segmenter(STEPS // devices)
+    segmenter = Segmenter()
     trainer = Trainer(
         accelerator="cpu",
         devices=devices,
-        max_epochs=stop,
+        max_epochs=EPOCHS,
         logger=CSVLogger(folder),
         log_every_n_steps=4,
-        callbacks=[ModelCheckpoint(folder, filename="last", enable_version_counter=False)],
+        callbacks=[ModelCheckpoint(folder, filename="last", enable_version_counter=False), StopAfter(stop)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(segmenter, digit_loader(STEPS), ckpt_path=folder / "last.ckpt" if resume else None)
+    assert segmenter.head is not None
     segmenter.print(summary(segmenter.head))
     return segmenter.head
 

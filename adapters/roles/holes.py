@@ -12,6 +12,8 @@ WORDS = {
     "labels": "labels of the labeled images, (B, H, W)",
     "pseudo": "pseudo labels of the strong view, (B, H, W)",
     "confidence": "probability of each pseudo label, (B, H, W)",
+    "weak_features": "projected features of the weak view, whose predictions the pseudo labels are",
+    "weak_logits": "its logits, as the layer puts them out",
     "labeled": "which images of the batch are the labeled ones, such as :len(images)",
     "strong": "which images of the batch are the strong view, such as len(images):",
     "optimizer": "the optimizer",

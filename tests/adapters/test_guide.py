@@ -18,6 +18,7 @@ from brpg_lib.adapters.guide import guide
 from brpg_lib.adapters.roles.findings import Findings
 from brpg_lib.adapters.roles.layers import LIBRARIES, find_layers
 from brpg_lib.cli import main
+from brpg_lib.examples import lightning_module
 
 PRESET = "Plugin({'preset': 'small_data'}"
 
@@ -225,6 +226,21 @@ def test_lines_are_printed_with_holes(name: str, tmp_path: Path, capsys: pytest.
     assert "LabeledBatch(" in printed
     assert "HOLE" not in printed
     assert "# ...: " in printed
+
+
+def test_a_lightning_module_gets_lines_for_lightning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "train.py"
+    lines = (Path(lightning_module.__file__)).read_text().splitlines()
+    script.write_text("\n".join(line for line in lines if "brpg_lib import" not in line and "brpg_lib.ex" not in line))
+    assert main(["patch", str(script), "--guide"]) == 1
+    printed = capsys.readouterr().out
+    assert "Lightning goes backward itself" in printed
+    assert "in training_step, before it returns the loss" in printed
+    assert "Plugin(" not in printed
+    assert "HOLE" not in printed
+    for lines in printed.split("    # in ")[1:]:
+        code = "\n".join(line.removeprefix("    ") for line in lines.splitlines()[1:])
+        compile(code.replace("[...]", "[:1]"), "lines", "exec")
 
 
 def test_the_loader_that_is_not_seen_is_named() -> None:

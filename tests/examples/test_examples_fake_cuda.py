@@ -104,7 +104,9 @@ def test_accelerate(device: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_lightning_module(device: torch.device) -> None:
-    segmenter = example("lightning_module", "lightning").Segmenter(4).to(device)
+    segmenter = example("lightning_module", "lightning").Segmenter()
+    segmenter.configure_model()
+    segmenter.to(device)
     with pytest.raises(LearnStepDone):
         segmenter.training_step(on(device), 0)
 
