@@ -149,7 +149,7 @@ class FeatureTap:
         """What may be wrong, where the count is."""
         if seen > calls:
             called_again = "; is it under torch.utils.checkpoint in compiled code? Then tap a layer outside"
-            return called_again if self._compiled else ""
+            return called_again if self._compiled else "; take() in every step, also in those without the head"
         if not seen and not self._handles:
             return "; the tap is closed: call open(), or use it in a with statement around the passes"
         if others and self.grad:
