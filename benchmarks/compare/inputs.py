@@ -12,7 +12,7 @@ from brpg_lib.benchmarks.compare.result_files import read_result
 from brpg_lib.benchmarks.compare.runs import REFERENCES, WITH, WITHOUT, Run
 
 RESULTS, TABLE, COUNTS = ".json", ".csv", ".npz"
-KINDS = f"{RESULTS} (results), {TABLE} (a row per training) or {COUNTS} (confusion matrices)"
+KINDS = f"{RESULTS} (results), {TABLE} (a row per training: seed, variant, score) or {COUNTS} (confusion matrices)"
 
 
 def read(paths: Sequence[Path], baseline: str | None) -> tuple[list[Run], list[Run]]:

@@ -22,6 +22,8 @@ from brpg_lib.cluster.bank import PrototypeBank
 from brpg_lib.validation import require
 
 BANK = "bank."
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+"""Endings of files that may hold a head."""
 SIZES = {"rows": "queue.rows", "idle": "idle", "seen": "seen", "dropped": "dropped"}
 """What else a head's state says, by its key; older or partial states may lack some."""
 
@@ -165,7 +167,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
     else:
         read = _torch_load
     if path.is_dir():
-        raise ValueError(f"{path}: expected a checkpoint, found a directory")
+        inside = sorted(file.name for file in path.iterdir() if file.suffix in CHECKPOINTS)
+        found = f"a directory with {', '.join(inside[:5])}" if inside else "a directory"
+        raise ValueError(f"{path}: expected a checkpoint, found {found}")
     with path.open("rb"):
         pass  # tells best what is wrong with a file that cannot be opened
     try:

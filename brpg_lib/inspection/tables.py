@@ -33,8 +33,13 @@ def sentences(head: HeadRecord, found: Findings) -> list[str]:
     ]
     known = [f"{name} {head.settings[name]}" for name in ("iteration", "seed") if name in head.settings]
     said.append(", ".join([*known, f"phase {head.phase}"]))
-    if head.seen is not None and not bool(head.seen.all()):
-        said.append(f"classes that the labels have not shown: {_names(head, (~head.seen).nonzero()[:, 0].tolist())}")
+    ignored = int(head.config.get("ignore_index", -1))
+    if head.seen is not None:
+        unseen = [index for index in (~head.seen).nonzero()[:, 0].tolist() if index != ignored]
+        if unseen:
+            said.append(f"classes that the labels have not shown: {_names(head, unseen)}")
+    if ignored in range(head.num_classes):
+        said.append(f"ignored: {_names(head, [ignored])}")
     if head.seen is not None and bool(head.mask.any()):
         missing = head.seen & (found.prototypes.sum(1) == 0)
         if bool(missing.any()):

@@ -203,6 +203,15 @@ def test_names_in_the_checkpoint(learned: PrototypeHead, tmp_path: Path) -> None
     assert found.names is None
 
 
+def test_an_ignored_class_is_not_one_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = head(num_classes=3, ignore_index=0)
+    module.seen[:] = torch.tensor([False, True, False])
+    assert command.main([str(saved(tmp_path, module.state_dict()))]) == 0
+    said = capsys.readouterr().out
+    assert "classes that the labels have not shown: 2\n" in said
+    assert "ignored: 0\n" in said
+
+
 def test_what_is_said_about_wrong_usage(
     learned: PrototypeHead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,9 +222,11 @@ def test_what_is_said_about_wrong_usage(
     torch.save({"model": {"weight": torch.zeros(3)}, "prototypes": torch.zeros(3, 2)}, tmp_path / "none.pt")
     torch.save({"a": learned.state_dict(), "b": learned.state_dict()}, tmp_path / "two.pt")
     (tmp_path / "names.txt").write_text("a\nb\n")
+    (tmp_path / "nothing").mkdir()
     cases: list[tuple[list[str], str]] = [
         (["missing.pt"], "No such file"),
-        (["."], "expected a checkpoint, found a directory"),
+        (["."], "expected a checkpoint, found a directory with checkpoint.pt, cut.pt, empty.pt, none.pt, text.pt"),
+        (["nothing"], "expected a checkpoint, found a directory\n"),
         (["none.pt"], "expected the state of a prototype head (bank.prototypes, bank.mask), found none"),
         (["two.pt"], "--head: expected one of 'a', 'b'; found several heads"),
         (["two.pt", "--head", "c"], "head: expected one of ['a', 'b'], found 'c'"),
