@@ -94,7 +94,7 @@ def missing_prototypes(classes: list[int], config: BRPGConfig) -> str:
     """
     rare = "" if config.rare_class_fallback else ", or BRPGConfig(rare_class_fallback=True)"
     return (
-        f"classes {', '.join(map(str, classes))} are in the labels, but have no prototypes: of too few of their "
+        f"the labels show classes without prototypes ({', '.join(map(str, classes))}): of too few of their "
         "labeled pixels the prediction was right, and too few unlabeled ones were predicted as one of them with a "
         f"confidence of {config.confidence_threshold:g} (confidence_threshold). They join when samples come in; a "
         f"longer Schedule.warmup or collect, or Schedule(min_rows=...){rare} may help"
@@ -218,14 +218,14 @@ def warnings_about(metrics: Mapping[str, float], without: Mapping[str, int]) -> 
         )
     if without["points_labeled"] >= PATIENCE:
         found["points_labeled"] = (
-            f"no labeled point in {without['points_labeled']} steps: the labels show no class that has prototypes, or "
-            "ignored pixels only, so that the labeled part of the loss is 0"
+            f"no labeled point in {without['points_labeled']} steps: the labels show ignored pixels only, so that the "
+            "labeled part of the loss is 0"
         )
     if without["points_unlabeled"] >= PATIENCE:
         found["points_unlabeled"] = (
-            f"no unlabeled point in {without['points_unlabeled']} steps: no pseudo label of a class with prototypes "
-            f"has a confidence of {metrics['pseudo_threshold']:.2g}, so that the unlabeled part of the loss is 0; a "
-            "lower Schedule.pseudo_threshold_range or BRPGConfig(pseudo_label_share=0.5) takes more"
+            f"no unlabeled point in {without['points_unlabeled']} steps: no pseudo label has a confidence of "
+            f"{metrics['pseudo_threshold']:.2g}, so that the unlabeled part of the loss is 0; a lower "
+            "Schedule.pseudo_threshold_range or BRPGConfig(pseudo_label_share=0.5) takes more"
         )
     if dead:
         found["dead"] = (

@@ -83,7 +83,7 @@ def test_a_class_that_comes_late_and_is_never_predicted() -> None:
     assert module.bank.present == [True, True, False]
     before, (after,) = texts
     assert before == []
-    assert after.startswith("classes 2 are in the labels, but have no prototypes")
+    assert after.startswith("the labels show classes without prototypes (2)")
 
 
 def test_a_class_that_is_missing_from_the_start_is_told_of_once() -> None:
@@ -92,7 +92,7 @@ def test_a_class_that_is_missing_from_the_start_is_told_of_once() -> None:
     assert second.weak_logits is not None
     never = torch.tensor([0.0, 0.0, -99.0])[:, None, None]
     (text,) = said((fresh(first, logits=first.logits + never), fresh(second, weak_logits=second.weak_logits + never)))
-    assert text.startswith("classes 2 are in the labels, but have no prototypes")
+    assert text.startswith("the labels show classes without prototypes (2)")
 
 
 def test_a_head_that_works_says_nothing() -> None:

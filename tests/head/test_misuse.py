@@ -340,7 +340,7 @@ def test_steps_without_points() -> None:
 
     (text,) = told(80, unsure)
     assert text.startswith(
-        "no unlabeled point in 50 steps: no pseudo label of a class with prototypes has a confidence"
+        "no unlabeled point in 50 steps: no pseudo label has a confidence"
     )
     module = run(head(), 6)
     nowhere: Change = lambda first, second: (put(first, labels=torch.full_like(first.labels, 255)), None)  # type: ignore[assignment,return-value]  # noqa: E731
