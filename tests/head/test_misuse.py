@@ -339,9 +339,7 @@ def test_steps_without_points() -> None:
         return first, put(second, confidence=0.7 * second.confidence)
 
     (text,) = told(80, unsure)
-    assert text.startswith(
-        "no unlabeled point in 50 steps: no pseudo label has a confidence"
-    )
+    assert text.startswith("no unlabeled point in 50 steps: no pseudo label has a confidence")
     module = run(head(), 6)
     nowhere: Change = lambda first, second: (put(first, labels=torch.full_like(first.labels, 255)), None)  # type: ignore[assignment,return-value]  # noqa: E731
     (text,) = told(80, nowhere, module)
