@@ -54,7 +54,7 @@ class Resumable(StateModule):
 
     @abstractmethod
     def progress(self) -> dict[str, Any]:
-        """What the state says beside its tensors: integers up to MAX_COUNT."""
+        """What the state says beside its tensors: integers up to MAX_COUNT, among them ``iteration``."""
 
     @abstractmethod
     def go_on(self, progress: Mapping[str, Any]) -> None:
@@ -96,7 +96,8 @@ class Resumable(StateModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
-        if prefix and not any(name.startswith(prefix) for name in state_dict):
+        without = prefix and not any(name.startswith(prefix) for name in state_dict)
+        if without and self.progress()["iteration"] == 0:  # else somebody puts other weights into a model that trains
             warn(
                 f"the state that was loaded holds nothing of the head {prefix.rstrip('.')!r}, which starts with its "
                 "warm-up; if this training is resumed, the checkpoint has been saved without the head"

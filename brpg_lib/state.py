@@ -102,8 +102,18 @@ class StateModule(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        with self._as_buffers():
-            super()._save_to_state_dict(destination, prefix, keep_vars)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, persistent in self._persistent.items():
+            if persistent:
+                destination[prefix + name] = self._saved(name)
+
+    def _saved(self, name: str) -> Tensor:
+        """A tensor of the state as a state dict has it: a copy.
+
+        What comes later does not reach the state dict, and what moving averages write to it does not reach the state.
+        """
+        own: Tensor = getattr(self, name)
+        return own.detach().clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         with self._as_buffers():

@@ -43,8 +43,8 @@ class Timeline(StateModule):
 
     @property
     def iteration(self) -> int:
-        """Iteration of the next call in train mode."""
-        return self._counted if self._settled_with is None else int(self.clock)
+        """Iteration of the next call in train mode; on the meta device, where nothing counts, that of settling."""
+        return self._counted if self._settled_with is None or self.clock.is_meta else int(self.clock)
 
     def settled(self, bank: PrototypeBank) -> bool:
         """Whether only the learn step is left to do; not any longer when somebody has changed the bank's mask."""
@@ -83,7 +83,8 @@ class Timeline(StateModule):
         self.clock.zero_()
 
     def reset_clock(self, device: torch.device) -> None:
-        """Set the clock to 0; it may have had no values (meta device)."""
+        """Set the clock to 0, and let the host count; it may have had no values (meta device)."""
+        self.unsettle()
         self.put("clock", torch.zeros((), dtype=torch.int64, device=device))
 
     def phase(self, iteration: int, bank: PrototypeBank, queue: FeatureQueue, seen: Tensor) -> Phase:

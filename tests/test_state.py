@@ -97,6 +97,26 @@ def test_saving_changes_nothing_and_is_no_alias_of_the_queue() -> None:
     assert torch.equal(kept["queue.features"], before)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_a_state_dict_is_what_the_head_was_though_the_training_goes_on(steps: int) -> None:
+    """But for the prototypes, a buffer that moving averages write to."""
+    module, found = run(head(rare_class_fallback=True), 2), head(rare_class_fallback=True)
+    kept = module.state_dict()
+    before = {name: value.clone() for name, value in kept.items() if name != "bank.prototypes"}
+    run(module, steps)
+    assert same({name: kept[name] for name in before}, before)
+    found.load_state_dict(kept)
+    assert same({name: value for name, value in found.state_dict().items() if name in before}, before)
+
+
+def test_a_head_without_values_has_the_keys_of_a_state() -> None:
+    """Which loaders of large models ask for."""
+    with torch.device("meta"):
+        empty = head(rare_class_fallback=True)
+    assert empty.state_dict().keys() == head(rare_class_fallback=True).state_dict().keys()
+    assert run(head(), 9).to("meta").state_dict()["queue.features"].shape == (0, 5)
+
+
 def test_a_checkpoint_is_no_larger_than_what_it_holds() -> None:
     module = run(head(queue_size=5000, recluster_every=5), 3)
     file = io.BytesIO()
@@ -245,12 +265,27 @@ def test_not_strictly_sizes_have_to_fit_all_the_same(options: dict[str, Any]) ->
     assert same(state(found), before)
 
 
-def test_not_strictly_the_iteration_stays_without_extra_state() -> None:
-    parts, found = saved(run(head(), 6)), head()
+@pytest.mark.parametrize("steps", [0, 3, 9])
+def test_not_strictly_the_iteration_stays_without_extra_state(steps: int) -> None:
+    parts, found = saved(run(head(), 6)), run(head(), steps)
     del parts["_extra_state"]
     found.load_state_dict(parts, strict=False)
-    assert found.iteration == 0
+    assert found.iteration == steps
     assert all(found.bank.present)
+    step(found)
+    assert found.iteration == steps + 1
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_other_weights_for_the_model_leave_the_head_alone(steps: int, recwarn: pytest.WarningsRecorder) -> None:
+    """As where a validation puts averaged weights into the model that trains, and takes them out again."""
+    model = nn.ModuleDict({"net": nn.Conv2d(3, 5, 1), "head": run(head(), steps)})
+    twin = run(head(), steps)
+    recwarn.clear()
+    for _ in range(2):
+        model.load_state_dict(dict(nn.ModuleDict({"net": nn.Conv2d(3, 5, 1)}).state_dict()), strict=False)
+    assert not recwarn.list
+    assert_goes_on(twin, model["head"])
 
 
 def test_equal_configs_written_otherwise_load() -> None:

@@ -132,7 +132,11 @@ class QueueBuffers(StateModule):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + KEPT] = self.kept_rows()
-        pack(destination, prefix, self.num_groups)
+
+    def _saved(self, name: str) -> Tensor:
+        if name not in AXES:
+            return super()._saved(name)
+        return pack(getattr(self, name), self.rows[:, : self.num_groups] if AXES[name] == 2 else self.kept_rows())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         rows, cursor = (state_dict.get(prefix + name) for name in ("rows", "cursor"))

@@ -58,17 +58,17 @@ def _differ(first: object, second: object) -> bool:
     return isinstance(first, SavedRows) and isinstance(second, SavedRows) and first.shape != second.shape
 
 
-def pack(state: dict[str, Any], prefix: str, num_groups: int) -> None:
-    """Let a queue's state dict have the rows in use, one queue after the other: ``(sum of rows, *)`` each.
+def pack(queues: Tensor, rows: Tensor) -> SavedRows:
+    """The rows in use, one queue after the other: ``(sum of rows, *)``. On the meta device, where none are known, none.
 
     Args:
-        state: Whole queues ``(..., n, *)``, of which the first rows are in use, and how many; changed in place.
-        prefix: Of the queue's names there.
-        num_groups: How many groups of a class are stored.
+        queues: Whole ones ``(..., n, *)``.
+        rows: ``(...)`` int64, how many of the first rows of each are in use.
     """
-    for name, rows in _counted(state, prefix, num_groups).items():
-        held, longest = state[name], int(rows.max())
-        state[name] = SavedRows.of(held.narrow(rows.ndim, 0, longest)[_in_use(rows, longest)])
+    if queues.is_meta:
+        return SavedRows.of(queues.flatten(0, rows.ndim)[:0])
+    longest = int(rows.max())
+    return SavedRows.of(queues.narrow(rows.ndim, 0, longest)[_in_use(rows, longest)])
 
 
 def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> set[str]:

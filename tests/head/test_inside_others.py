@@ -137,6 +137,25 @@ def test_a_moving_average_of_the_model(
     assert all(value.isfinite().all() for _, value in found.named_state())
 
 
+@pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+def test_a_moving_average_that_begins_while_a_class_is_awaited(
+    average: Callable[[nn.Module], Callable[[nn.Module], nn.Module]],
+) -> None:
+    """The queues are cut, and the model's grow again: those of the average have no rows, and its state says so."""
+    model = Segmenter(num_prototypes=(150, 150), split_fraction=0.0)
+    run(model.head, 6, absent=(2,))
+    update = average(model)
+    for i in range(2):
+        model(10 * i)
+        twin = update(model)
+    assert model.head.queue.rows[2].any()
+    saved = twin.state_dict()
+    assert not saved[next(name for name in saved if name.endswith("queue.rows"))].any()
+    again = Segmenter(num_prototypes=(150, 150), split_fraction=0.0)
+    again.load_state_dict(saved)
+    assert again.eval().head.bank.present == twin.eval().head.bank.present  # type: ignore[union-attr]
+
+
 def test_what_averaging_sees_has_one_shape() -> None:
     """Names and sizes of buffers and parameters never change, nor does the length of what a checkpoint says."""
     module = head(recluster_every=4)
