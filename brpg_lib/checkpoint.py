@@ -122,7 +122,13 @@ def pack(values: dict[str, Any], length: int = 0) -> Tensor:
 
 
 def unpack(packed: Tensor) -> dict[str, Any]:
-    """Inverse of :func:`pack`."""
+    """Inverse of :func:`pack`.
+
+    Raises:
+        ValueError: It is something else, such as an average of two.
+    """
+    advice = "average only what is floating point"
+    require(packed.dtype == torch.uint8, "_extra_state", "bytes", f"{packed.dtype}; {advice}")
     values: dict[str, Any] = json.loads(bytes(packed.cpu().tolist()))
     return values
 

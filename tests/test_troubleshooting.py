@@ -14,8 +14,8 @@ PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 ENTRIES = re.findall(r"^\*\*`(.*)`\*\*<br>$", PAGE, re.MULTILINE)
 FIELDS = {name for row in re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE) for name in re.findall(r"`([\w.]+)`", row)}
 HERE = (
-    *("calls", "checkpoint", "collect/room", "head", "head_state", "kernels/optional", "layers", "learn/diagnostics"),
-    *("misuse", "projection", "tap"),
+    *("calls", "checkpoint", "collect/room", "collect/saved_rows", "head", "head_state", "kernels/optional", "layers"),
+    *("learn/diagnostics", "misuse", "projection", "tap"),
 )
 """Modules whose texts are shown to users as they are."""
 

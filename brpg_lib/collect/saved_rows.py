@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brpg_lib.notices import warn
 from brpg_lib.validation import require
 
 KEPT = "fallback_rows"
@@ -74,12 +75,19 @@ def pack(queues: Tensor, rows: Tensor) -> SavedRows:
 def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> set[str]:
     """Inverse of :func:`pack`, with all queues as long as the longest one; states before version 4 are like that.
 
+    Args:
+        state: Of a queue; changed.
+        prefix: Of the queue's names there.
+        num_groups: How many groups of a class are stored.
+
     Returns:
         Names of the tensors that are new.
 
     Raises:
         ValueError: There are not as many rows as there should be.
     """
+    if _counted(state, prefix, num_groups):
+        _leave_out_averages(state, prefix)
     packed = _counted(state, prefix, num_groups)
     for name, rows in packed.items():
         saved, count = state[name], int(rows.sum())
@@ -90,6 +98,28 @@ def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> set[str]:
         state[name][places] = saved.as_subclass(Tensor)
     state.pop(prefix + KEPT, None)
     return set(packed)
+
+
+def _leave_out_averages(state: dict[str, Any], prefix: str) -> None:
+    """Forget queues of which there are more or fewer rows than the state says.
+
+    A moving average of state dicts is like that, see :class:`SavedRows`: it has rows of one time, and numbers of
+    another. Where a row has no confidence beside it, something else is wrong, and nothing is changed here.
+    """
+    told = False
+    for start, counters in (("", ("rows", "cursor")), ("fallback_", (KEPT,))):
+        names = [f"{prefix}{start}{name}" for name in ("features", "confidence")]
+        lengths = {len(state[name]) for name in names if name in state and state[name].ndim}
+        if len(lengths) != 1 or lengths == {int(state[prefix + counters[0]].sum())}:
+            continue
+        told = True
+        state.update({name: state[name][:0] for name in names})
+        state.update({prefix + name: torch.zeros_like(state[prefix + name]) for name in counters})
+    if told:
+        warn(
+            "the queues of the head are empty now: the state that was loaded is a moving average of states, which has "
+            "no rows of a queue; where a training goes on, load the state that the head has saved"
+        )
 
 
 def _counted(state: dict[str, Any], prefix: str, num_groups: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,49 @@ def test_a_moving_average_that_begins_while_a_class_is_awaited(
     again = Segmenter(num_prototypes=(150, 150), split_fraction=0.0)
     again.load_state_dict(saved)
     assert again.eval().head.bank.present == twin.eval().head.bank.present  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("start", [0, 2, 6])
+@pytest.mark.parametrize("options", [{}, {"recluster_every": 2}, {"rare_class_fallback": True}], ids=str)
+def test_an_average_of_state_dicts_is_put_in_for_a_validation(
+    options: dict[str, Any], start: int, in_place: bool
+) -> None:
+    """By trainers without a second model, which average what is floating point and load the own state afterwards."""
+    module, alone = run(head(**options), start), run(head(**options), start)
+    shadow = state(module)
+    for _ in range(12):
+        step(module)
+        step(alone)
+        for name, value in module.state_dict().items():
+            if not value.is_floating_point():
+                shadow[name] = value.clone()
+            elif in_place:
+                shadow[name].mul_(0.5).add_(value, alpha=0.5)
+            else:
+                shadow[name] = 0.5 * shadow[name] + 0.5 * value
+        own = state(module)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the queues of the head are empty now")
+            module.load_state_dict(shadow)
+        assert module.eval()(labeled(), unlabeled()).loss.isfinite()
+        module.train().load_state_dict(own)
+        assert same(state(module), state(alone))
+
+
+def test_an_average_of_state_dicts_says_that_it_has_no_rows() -> None:
+    module, found = run(head(), 2), head()
+    shadow = state(module)
+    other = state(run(module, 1))
+    every = {name: 0.5 * shadow[name] + 0.5 * value for name, value in other.items()}
+    shadow = {name: every[name] if value.is_floating_point() else value for name, value in other.items()}
+    with pytest.warns(UserWarning, match=r"the queues of the head are empty now: .* a moving average of states"):
+        found.load_state_dict(shadow)
+    assert not found.queue.rows.any()
+    assert same(run(found, 8).state_dict().keys(), module.state_dict().keys())
+    assert all(found.bank.present)
+    with pytest.raises(ValueError, match=r"_extra_state: expected bytes, found .*; average only what is floating"):
+        head().load_state_dict(every)
 
 
 def test_what_averaging_sees_has_one_shape() -> None:
