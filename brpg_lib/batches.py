@@ -26,6 +26,11 @@ class Batch:
     features: Tensor
     grid: tuple[int, ...] | None
 
+    @property
+    def num_images(self) -> int:
+        """Images of the step, of which caps are multiples."""
+        return len(self.features)
+
     def to(self: BatchT, device: str | torch.device, non_blocking: bool = False) -> BatchT:
         """The same batch on a device.
 

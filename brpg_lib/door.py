@@ -53,9 +53,19 @@ def admit_step(
     return labeled.admitted(num_classes, ignore_index), others
 
 
-def _of_nothing(unlabeled: UnlabeledBatch, num_classes: int, ignore_index: int) -> LabeledBatch:
+class NoLabeledBatch(LabeledBatch):
+    """In place of labeled images: one of one ignored pixel, which is no image of the step."""
+
+    @property
+    def num_images(self) -> int:
+        """None."""
+        return 0
+
+
+def _of_nothing(unlabeled: UnlabeledBatch, num_classes: int, ignore_index: int) -> NoLabeledBatch:
     """A labeled image of one ignored pixel."""
     place = (slice(1), slice(None), *[slice(1)] * (unlabeled.features.ndim - 2))
     corner = unlabeled.features.detach()[place]
     labels = torch.full_like(corner[:, 0], ignore_index, dtype=torch.int64)
-    return LabeledBatch(features=corner, labels=labels, logits=corner[:, :1].expand(-1, num_classes, *corner.shape[2:]))
+    logits = corner[:, :1].expand(-1, num_classes, *corner.shape[2:])
+    return NoLabeledBatch(features=corner, labels=labels, logits=logits)

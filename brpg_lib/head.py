@@ -138,7 +138,7 @@ class PrototypeHead(HeadState):
         if phase is not Phase.LEARN:
             self.clusterer.prepare(self.queue, self.bank.mask.shape[2])
         can_sample = labeled.logits is not None
-        activity = self.timeline.activity(phase, self.bank, self.queue, self._missing(), can_sample)
+        activity = self.timeline.activity(phase, self.bank, self._has_rows, self._missing(), can_sample)
         self._tell_of_idleness(phase, iteration)
         if activity is Activity.LEARN:
             return  # which has an exchange of its own
@@ -167,7 +167,8 @@ class PrototypeHead(HeadState):
         elapsed = iteration - self.schedule.warmup - self.schedule.collect
         if elapsed < 0 or any(self.bank.present):
             return
-        if self._first_calls.trained == 1 and iteration > 0 and not bool(self.queue.rows.any()):
+        begins = self._first_calls.trained == 1 and iteration > 0 and self.schedule.collect > 0
+        if begins and not self._has_rows():
             self._warnings.warn("begins late", diagnostics.begins_late(iteration, self.schedule))
         self._waited += 1
         if self._waited <= diagnostics.PATIENCE:
@@ -211,9 +212,9 @@ class PrototypeHead(HeadState):
 
     def _learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, now: Tensor, threshold: Tensor) -> Losses:
         """Measure, exchange, finish."""
-        # Once every class has prototypes, nobody asks which are shown.
-        look = not (self.settled and self.timeline.complete)
-        shown = classes_in(labeled.labels, self.num_classes) if look else torch.zeros_like(self.limits.values)
+        # Once every class has prototypes for good, nobody asks which are shown.
+        complete = self.timeline.complete if self.settled else self.timeline.is_complete(self.bank)
+        shown = classes_in(labeled.labels, self.num_classes) if not complete else torch.zeros_like(self.limits.values)
         own = measure(
             labeled,
             unlabeled,

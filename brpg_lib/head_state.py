@@ -25,7 +25,7 @@ from brpg_lib.misuse import FirstCalls
 from brpg_lib.notices import LateReader, OneTimeWarnings, warn
 from brpg_lib.ranks.collectives import ProcessGroup
 from brpg_lib.ranks.team import Team
-from brpg_lib.schedule import Phase, Schedule
+from brpg_lib.schedule import Activity, Phase, Schedule
 from brpg_lib.timeline import Timeline, missing_classes
 from brpg_lib.validation import MAX_COUNT, require, require_device, require_instance, require_integer
 
@@ -151,11 +151,10 @@ class HeadState(Resumable):
     @property
     def samples_weak_views(self) -> bool:
         """Whether the next call samples ``weak_features``; where not, a trainer may save the work of making them."""
-        if self.settled or self.phase is Phase.WARMUP:
+        if self.settled:
             return False
-        if self.phase is Phase.COLLECT or self.schedule.recluster_every is not None:
-            return True
-        return any(self.bank.present) and bool(self._missing().any())
+        activity = self.timeline.activity(self.phase, self.bank, self._has_rows, self._missing(), can_sample=True)
+        return activity in (Activity.COLLECT, Activity.REFRESH)
 
     def _phase_at(self, iteration: int) -> Phase:
         return self.timeline.phase(iteration, self.bank, self.queue, self.seen)
@@ -163,6 +162,13 @@ class HeadState(Resumable):
     def _missing(self) -> Tensor:
         """Classes ``(C,)`` that the labels have shown, and that have no prototypes yet."""
         return missing_classes(self.bank, self.seen)
+
+    def _has_rows(self) -> bool:
+        """Whether the queues hold anything that prototypes can be made of: not of a class that is ignored."""
+        rows = self.queue.rows
+        if self.ignored_class is not None:
+            rows = torch.cat((rows[: self.ignored_class], rows[self.ignored_class + 1 :]))
+        return bool(rows.any())
 
     def _all_settings(self) -> dict[str, Any]:
         """What the ranks of a training have to have in common."""

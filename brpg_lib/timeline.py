@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,11 @@ class Timeline(StateModule):
         if decided and on_host(self.clock.device):
             decided = not bool(missing_classes(bank, seen).any())
         self._settled_with = bank.mask_version if decided else None
-        self.complete = decided and all(bank.present)
+        self.complete = decided and self.is_complete(bank)
+
+    def is_complete(self, bank: PrototypeBank) -> bool:
+        """Whether every class has prototypes, and keeps them."""
+        return self.schedule.recluster_every is None and all(bank.present)
 
     def unsettle(self) -> None:
         """Let the host decide again: a class has come that has no prototypes. Waits for the device."""
@@ -106,20 +112,20 @@ class Timeline(StateModule):
         return phase if enough else Phase.COLLECT
 
     def activity(
-        self, phase: Phase, bank: PrototypeBank, queue: FeatureQueue, missing: Tensor, can_sample: bool
+        self, phase: Phase, bank: PrototypeBank, has_rows: Callable[[], bool], missing: Tensor, can_sample: bool
     ) -> Activity:
         """What a step has to do, the same on all ranks if these agree.
 
         Args:
             phase: Of the step.
             bank: The prototypes so far.
-            queue: The samples so far.
+            has_rows: Tells whether there are samples to make prototypes of, which the host may have to wait for.
             missing: ``(C,)`` bool, classes that the labels have shown and that have no prototypes.
             can_sample: Whether the batch has what sampling needs.
         """
         if phase is not Phase.LEARN:
             return Activity.WAIT if phase is Phase.WARMUP else Activity.COLLECT
-        if not any(bank.present) and bool(queue.rows.any()):
+        if not any(bank.present) and has_rows():
             return Activity.CLUSTER
         again = self.schedule.recluster_every is not None or bool(missing.any())
         return Activity.REFRESH if again and can_sample else Activity.LEARN

@@ -82,6 +82,23 @@ def test_goes_on_where_another_training_had_been() -> None:
     assert_goes_on(module, resumed)
 
 
+def test_goes_on_where_labels_show_a_class_long_after_it_has_prototypes() -> None:
+    """The teacher has predicted it before."""
+    module, resumed = head(), head()
+
+    def show(each: PrototypeHead, i: int, absent: tuple[int, ...] = (2,)) -> None:
+        each(labeled(10 * i, absent=absent), unlabeled(10 * i))
+
+    for i in range(6):
+        show(module, i)
+    assert module.bank.present == [True] * 3
+    resumed.load_state_dict(saved(module))
+    for i in range(6, 9):
+        show(module, i, absent=())
+        show(resumed, i, absent=())
+        assert same(state(module), state(resumed))
+
+
 def test_goes_on_in_eval_mode_and_by_assignment() -> None:
     module, resumed = run(head(), 6), head()
     resumed.load_state_dict(saved(module), assign=True)

@@ -167,10 +167,11 @@ class ConfidenceSampler(StateModule):
         """:meth:`forward` of batches that are checked, with the vectors of labeled and of unlabeled images apart."""
         self.begin(labeled)
         own, rare = self._labeled_pixels(labeled)
-        sources = [own]
+        sources, images = [own], [labeled.num_images]
         if unlabeled is not None and unlabeled.weak_features is not None and unlabeled.weak_logits is not None:
             sources.append(self._unlabeled_pixels(unlabeled, unlabeled.weak_features, unlabeled.weak_logits))
-        samples = self._draw([source.pixels for source in sources])
+            images.append(len(unlabeled.weak_features))
+        samples = self._draw([source.pixels for source in sources], images)
         if rare is not None:
             samples[0] = Samples.joined([samples[0], self._draw_per_class(rare)])
         self.end()
@@ -228,10 +229,9 @@ class ConfidenceSampler(StateModule):
         """What seeds the draw for a group in this call."""
         return self.draws, self.seed, rank(self.process_group), group
 
-    def _draw(self, pixels: list[Pixels]) -> list[Samples]:
-        """The chosen pixels of each source."""
+    def _draw(self, pixels: list[Pixels], images: list[int]) -> list[Samples]:
+        """The chosen pixels of each source, which are of so many images."""
         classes, groups = torch.cat([p.classes for p in pixels]), torch.cat([p.groups for p in pixels])
-        images = [len(p.maps) for p in pixels]
         parts = self.under_caps(groups, classes, images).split([len(p.groups) for p in pixels])
         most = (sum(cap for _, cap in self._caps(images)), self.config.samples_per_image * sum(images))
         return [p.with_groups(part).candidates(n) for p, part, n in zip(pixels, parts, most, strict=False)]

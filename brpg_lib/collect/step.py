@@ -78,7 +78,8 @@ def _in_few_launches(
         constant = torch.full_like(sampler.thresholds, sampler.config.confidence_threshold)
         others = constant, 0.0, None, unlabeled.weak_valid
         kernels.judge_pixels(found, sizes[0], maps[1], logits[1], *others, queue.dtype)
-    groups = sampler.under_caps(found.groups, found.classes, [len(values) for values in maps])
+    images = [labeled.num_images, *(len(values) for values in maps[1:])]
+    groups = sampler.under_caps(found.groups, found.classes, images)
     found = found._replace(groups=groups)
     sampler.end()
     refused = ((groups != NONE) & (found.refused > 0)).sum()

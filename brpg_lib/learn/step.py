@@ -215,7 +215,7 @@ def finish(terms: Tensor, total: StepSums, used: Tensor, point_balance: float, r
     }
     if ranks > 1:  # the value of all ranks with the gradient of this one, which DDP divides by their number
         own = ranks * own
-        own = own + (mean - own).detach()
+        own = mean + (own - own.detach())  # exactly the mean
     return Losses(own[0], own[1], metrics)
 
 

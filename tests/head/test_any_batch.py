@@ -245,3 +245,11 @@ def test_nan_features_are_counted_and_the_rest_is_as_without_them() -> None:
     gradient = torch.autograd.grad(out.loss, other.features)[0]
     assert gradient.isfinite().all()
     assert (gradient[0, :, 0, 0] == 0).all()
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"separate_confidence": False}], ids=str)
+def test_caps_count_the_images_that_there_are(images: int, options: dict[str, bool]) -> None:
+    module = head(warmup=0, samples_per_image=4, **options)
+    module(None, unlabeled(0, num_images=images))
+    assert module.queue.rows.sum() == 4 * images

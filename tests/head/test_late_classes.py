@@ -79,6 +79,46 @@ def test_weak_views_are_wanted_while_a_class_is_awaited() -> None:
     assert not module.samples_weak_views
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"warmup": 0, "collect": 0}, {"warmup": 0, "collect": 1}, {"recluster_every": 2}, {"min_rows": 30}],
+    ids=str,
+)
+def test_weak_views_are_wanted_where_they_are_sampled(options: dict[str, int]) -> None:
+    """A trainer that gives them only where they are wanted gets the prototypes that it would get anyway."""
+    module, sparing = head(**options), head(**options)
+    for i in range(12):
+        before = int(module.sampler.draws)
+        first, second = labeled(10 * i, absent=(2,) if i < 7 else ()), unlabeled(10 * i, absent=(2,) if i < 7 else ())
+        if i < 3:  # nothing to collect
+            first, second = (
+                fresh(first, labels=torch.full_like(first.labels, 255)),
+                fresh(second, weak_features=None, weak_logits=None),
+            )
+        wanted = module.samples_weak_views
+        module(first, second)
+        assert wanted == (int(module.sampler.draws) > before)
+        sparing(fresh(first), second if wanted else fresh(second, weak_features=None, weak_logits=None))
+        assert same(state(module), state(sparing))
+    assert all(module.bank.present)
+
+
+@pytest.mark.parametrize("options", [{}, {"recluster_every": 3}, {"min_rows": 5}], ids=str)
+def test_rows_of_an_ignored_class_alone_do_not_end_the_collecting(options: dict[str, int]) -> None:
+    """The teacher may predict it, and nothing else at first."""
+    module = head(warmup=0, collect=1, ignore_index=0, **options)
+    second = unlabeled(0)
+    assert second.weak_logits is not None
+    logits = torch.zeros_like(second.weak_logits)
+    logits[:, 0] = 9.0
+    first = labeled(0, ignore_index=0)
+    module(fresh(first, labels=torch.zeros_like(first.labels)), fresh(second, weak_logits=logits))
+    assert module.queue.rows.count_nonzero() == 1
+    for i in range(6):
+        module(labeled(10 * i, ignore_index=0), unlabeled(10 * i))
+    assert module.bank.present == [False, True, True]
+
+
 def test_a_class_that_never_comes_costs_no_sampling() -> None:
     module = run(head(), 5, absent=(2,))
     before = state(module.sampler), module.queue.rows.clone()

@@ -171,6 +171,14 @@ def test_a_new_head_that_begins_after_its_collect_phase() -> None:
     assert module.bank.present == [True] * 3
 
 
+def test_a_schedule_without_a_collect_phase_has_no_end_of_it_to_miss() -> None:
+    module = head(warmup=0, collect=0, total=400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i in range(1, 20):  # trainers count from 1 too
+            module(labeled(10 * (i % 5)), unlabeled(10 * (i % 5)), iteration=i).loss.backward()
+
+
 @pytest.mark.parametrize("kind", ["two calls", "never added", "iteration given", "accumulated"])
 def test_losses_that_nobody_uses(kind: str) -> None:
     module = head(warmup=200, total=900)
