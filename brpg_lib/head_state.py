@@ -185,18 +185,22 @@ class HeadState(Resumable):
             with_unlabeled: Whether it had unlabeled ones.
         """
         named = [metrics[name] for name in diagnostics.LOOKED_AT]
+        learns = phase is Phase.LEARN
 
-        def values() -> Tensor:
-            return torch.cat((self.team.in_step.float(), torch.stack([*named, self._missing().any().float()])))
+        def values() -> Tensor:  # what is read may be of an earlier step, and so is what that had
+            given = [torch.full_like(named[0], float(learns and there)) for there in (with_labeled, with_unlabeled)]
+            return torch.cat((self.team.in_step.float(), torch.stack([*named, self._missing().any().float(), *given])))
 
         found = self._reader.read(self.dropped.device, values)
         if found is not None:
             self.team.require_in_step(found[:3] > 0)
-            *numbers, missing = found[3:].tolist()
+            *numbers, missing, labeled, unlabeled = found[3:].tolist()
             now = dict(zip(diagnostics.LOOKED_AT, numbers, strict=True))
-            for name, counts in (("points_labeled", with_labeled), ("points_unlabeled", with_unlabeled)):
-                idle = phase is Phase.LEARN and counts and now["prototypes"] > 0 and now[name] == 0
-                self._without[name] = self._without[name] + self._reader.steps(self.dropped.device) if idle else 0
+            for name, there in (("points_labeled", labeled), ("points_unlabeled", unlabeled)):
+                if there:
+                    idle = now["prototypes"] > 0 and now[name] == 0
+                    since = self._without[name]
+                    self._without[name] = (since + self._reader.steps(self.dropped.device) if since else 1) * idle
             for name, text in diagnostics.warnings_about(now, self._without).items():
                 self._warnings.warn(name, text)
             self._awaited = self._awaited + self._reader.steps(self.dropped.device) if missing else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -68,6 +68,7 @@ class FirstCalls:
         self._open = False
         self._pending: list[tuple[LateCopy, str, str]] = []
         self._looked_at: set[str] = set()
+        self._kinds: set[str] = set()
         self._optimizers: OptimizerWatch | None = None
         self._given = 0
 
@@ -104,12 +105,13 @@ class FirstCalls:
         """
         if self.trained < WATCHED:
             self.trained += 1
+            own = labeled if labeled.num_images else None  # a step may have images of one kind only
+            for name, text in self._first_sight(own, unlabeled, until_collect).items():
+                warnings.warn(name, text)
             if self.trained == 1:
-                for name, text in first_sight(labeled, unlabeled, until_collect).items():
-                    warnings.warn(name, text)
                 self._optimizers = OptimizerWatch()
                 self._begins = iteration == 0
-            self._look_at_values(labeled, unlabeled)
+            self._look_at_values(own, unlabeled)
             self.unused += self._open and counted
             self.counted = self.counted and counted
             if self._begins and self._optimizers is not None and self._optimizers.resumed:
@@ -157,18 +159,28 @@ class FirstCalls:
 
             loss.register_hook(backpropagated)
 
-    def _look_at_values(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None) -> None:
+    def _first_sight(
+        self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None, until_collect: int
+    ) -> dict[str, str]:
+        """:func:`first_sight` of the first step with labeled, and with unlabeled images."""
+        kinds = {name for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)) if batch is not None}
+        before, self._kinds = self._kinds, self._kinds | kinds
+        found = {} if kinds <= before else first_sight(labeled, unlabeled, until_collect)
+        if before:  # the other kind may have carried gradients
+            found.pop("detached", None)
+        return found
+
+    def _look_at_values(self, labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None) -> None:
         """Judge the values of each field the first time it is there."""
-        if labeled.features.is_cuda and not torch.cuda.is_available():
-            return  # tensors without values
-        fields: list[tuple[str, Tensor | None, Callable[[Tensor], Tensor], str]]
-        fields = [("labeled.logits", labeled.logits, are_probabilities, PROBABILITIES)]
+        fields: list[tuple[str, Tensor | None, Callable[[Tensor], Tensor], str]] = []
+        if labeled is not None:
+            fields.append(("labeled.logits", labeled.logits, are_probabilities, PROBABILITIES))
         if unlabeled is not None:
             fields.append(("unlabeled.weak_logits", unlabeled.weak_logits, are_probabilities, PROBABILITIES))
             fields.append(("unlabeled.confidence", unlabeled.confidence, are_zero_or_one, ZERO_OR_ONE))
         for name, values, judge, text in fields:
-            if values is None or name in self._looked_at:
-                continue
+            if values is None or name in self._looked_at or (values.is_cuda and not torch.cuda.is_available()):
+                continue  # the last are tensors without values
             self._looked_at.add(name)
             self._pending.append((LateCopy(judge(values.detach())), name, text))
 
@@ -182,27 +194,31 @@ class FirstCalls:
 
 
 class OptimizerWatch:
-    """Notices the first optimizer that makes a step while this exists.
+    """Notices the optimizers that make steps while this exists.
 
     Attributes:
-        resumed: Whether it had made steps before.
-        steps: How many it has made since.
+        resumed: Whether the first one had made steps before.
     """
 
     def __init__(self) -> None:
-        self.resumed, self.steps = False, 0
-        self._which: Callable[[], Optimizer | None] | None = None
+        self.resumed = False
+        self._steps: MutableMapping[Optimizer, int] = weakref.WeakKeyDictionary()
         reference = weakref.ref(self)
 
         def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             watch = reference()
             if watch is None:
                 return
-            if watch._which is None:
-                watch._which, watch.resumed = weakref.ref(optimizer), any(map(_has_moved, optimizer.state.values()))
-            watch.steps += watch._which() is optimizer
+            if not watch._steps:
+                watch.resumed = any(map(_has_moved, optimizer.state.values()))
+            watch._steps[optimizer] = watch._steps.get(optimizer, 0) + 1
 
         weakref.finalize(self, register_optimizer_step_pre_hook(before_step).remove)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer that has made the most: others, of discriminators or the like, may make fewer."""
+        return max(self._steps.values(), default=0)
 
 
 def _has_moved(state: Any) -> bool:
@@ -212,12 +228,13 @@ def _has_moved(state: Any) -> bool:
     return float(state.get("step", 0)) > 0 or state.get("momentum_buffer") is not None
 
 
-def first_sight(labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, until_collect: int) -> dict[str, str]:
+def first_sight(labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None, until_collect: int) -> dict[str, str]:
     """What to warn about the first batches, by a short name; only shapes are looked at."""
-    found = {}
-    if labeled.logits is None and until_collect > 0:
-        found["logits"] = NO_LOGITS.format(calls=until_collect)
-    pairs = [("labeled", labeled.features, labeled.labels)]
+    found, pairs = {}, []
+    if labeled is not None:
+        pairs.append(("labeled", labeled.features, labeled.labels))
+        if labeled.logits is None and until_collect > 0:
+            found["logits"] = NO_LOGITS.format(calls=until_collect)
     if unlabeled is not None:
         pairs.append(("unlabeled", unlabeled.features, unlabeled.pseudo_labels))
     if torch.is_grad_enabled() and not any(features.requires_grad for _, features, _ in pairs):

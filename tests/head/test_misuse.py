@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from brpg_lib import LabeledBatch, ProjectionHead, PrototypeHead, UnlabeledBatch
 from brpg_lib.misuse import are_stretched
+from brpg_lib.notices import LateReader
 
 Change = Callable[[LabeledBatch, UnlabeledBatch], tuple[LabeledBatch, UnlabeledBatch]]
 
@@ -127,6 +128,74 @@ def test_accumulated_gradients(every: int, given: bool) -> None:
     for text in found:
         assert f"called 40 times in {39 // every} steps of the optimizer" in text
         assert "pass iteration=, the count of these" in text
+
+
+@pytest.mark.parametrize("other_first", [False, True])
+def test_an_optimizer_that_makes_fewer_steps_beside_the_main_one_is_no_accumulation(other_first: bool) -> None:
+    """Such as that of a discriminator, which may come first."""
+    module = head(warmup=200, total=900)
+    weights = [torch.zeros(5, requires_grad=True) for _ in range(2)]
+    main, other = (torch.optim.SGD([weight], lr=0.1) for weight in weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i in range(60):
+            module(labeled(10 * (i % 5)), unlabeled(10 * (i % 5))).loss.backward()
+            for optimizer in (other, main) if other_first else (main, other):
+                if optimizer is main or i % 5 == 0:
+                    optimizer.step()
+
+
+def alternating(first: int, change: Change, steps: int, module: PrototypeHead) -> list[str]:
+    """The warnings of a training whose steps have labeled and unlabeled images in turn, beginning with one kind."""
+
+    def one_kind(own: LabeledBatch, others: UnlabeledBatch) -> Any:
+        nonlocal first
+        first = 1 - first
+        return (change(own, others)[0], None) if first else (None, change(own, others)[1])
+
+    return told(steps, one_kind, module)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_steps_with_one_kind_of_images_are_looked_at_too(first: int) -> None:
+    for change, (own, others) in (
+        (probabilities, ("labeled.logits look like prob", "unlabeled.weak_logits look like prob")),
+        (lambda one, two: (MISTAKES["another aspect ratio"][0](one, two)[0], two), ("labeled: features of", "")),
+        (lambda one, two: (put(one, logits=None), two), ("labeled.logits is None; the collect phase", "")),
+    ):
+        found = alternating(first, change, 4, head(warmup=9))
+        assert sorted(text[: len(own)] for text in found if text.startswith(own)) == [own]
+        assert len([text for text in found if others and text.startswith(others)]) == bool(others)
+        assert len(found) == 1 + bool(others)
+    assert alternating(first, lambda *batches: batches, 4, head(warmup=9)) == []
+    assert alternating(first, lambda one, two: (one, detached(one, two)[1]), 4, head(warmup=9))[first:] == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("every", [1, 5])
+def test_points_that_never_come_where_kinds_of_steps_alternate(
+    first: int, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as on CUDA, where every n-th step is looked at, n steps later."""
+    copies: list[Tensor] = []
+
+    def read(self: LateReader, device: torch.device, values: Callable[[], Tensor]) -> Tensor | None:
+        self._calls += 1
+        if self._calls % every:
+            return None
+        copies.append(values().clone())
+        return copies[-2] if len(copies) > 1 else None
+
+    def unsure(own: LabeledBatch, others: UnlabeledBatch) -> tuple[LabeledBatch, UnlabeledBatch]:
+        return own, put(others, confidence=0 * others.confidence)
+
+    if every > 1:
+        monkeypatch.setattr(LateReader, "read", read)
+        monkeypatch.setattr(LateReader, "steps", lambda self, device: every)
+    assert alternating(first, lambda *batches: batches, 130, run(head(), 6)) == []
+    copies.clear()
+    (text,) = alternating(first, unsure, 130, run(head(), 6))
+    assert text.startswith("no unlabeled point in")
 
 
 def test_an_iteration_that_begins_anew_in_each_epoch() -> None:
