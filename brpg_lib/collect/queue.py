@@ -136,7 +136,8 @@ class FeatureQueue(QueueBuffers):
         regular, slot = slot < num_slots, slot.clamp(max=num_slots - 1)
         newest = regular & (rank >= counts[slot] - self.capacity)  # more rows than fit: only the newest stay
         cursor, rows = (b[:, : self.num_groups].flatten() for b in (self.cursor, self.rows))
-        place = slot * length + (cursor[slot] + rank) % self.capacity
+        # Rows that do not count may have a place behind the memory of a shortened queue.
+        place = slot * length + ((cursor[slot] + rank) % self.capacity).clamp(max=length - 1)
         rings = (self.features.view(-1, self.feature_dim), features), (self.confidence.view(-1), confidence)
         put_rows(rings, place, order, newest)
         shape = (self.num_classes, self.num_groups)

@@ -271,6 +271,31 @@ def test_memory_as_needed_holds_the_same_rows(counts, more, capacity, seed, fall
     assert same(state(full), state(sparing))
 
 
+@given(counts=APPENDS, capacity=st.integers(1, 12), seed=st.integers(0, 99), only=st.sets(st.integers(0, C - 1)))
+def test_rows_that_do_not_count_change_nothing(counts, capacity, seed, only):
+    """Also where none counts, and a queue fills all memory that there is."""
+    options = {"queue_size": capacity, "rare_class_fallback": True}
+    queue, other = FeatureQueue(C, D, **options), FeatureQueue(C, D, **options)
+    for each in (queue, other):
+        each.release()
+    for turn, count in enumerate(counts):
+        wanted = torch.tensor([c in only for c in range(C)]) & (turn % 2 == 0)
+        batch = batch_of([count], seed + turn, last_group=2).of_classes(wanted)
+        queue.add(batch, as_needed=True)
+        other.add(batch.without_gaps(), as_needed=True)
+        assert same(state(queue), state(other))
+
+
+def test_no_row_counts_beside_the_longest_queue() -> None:
+    """That of the last class and group, whose memory ends with its rows."""
+    queue = FeatureQueue(C, D, queue_size=9)
+    queue.release()
+    queue.add(samples(torch.randn(4, D), C - 1, 1), as_needed=True)
+    before = state(queue)
+    queue.add(batch_of([5], 3).of_classes(torch.zeros(C, dtype=torch.bool)), as_needed=True)
+    assert same(state(queue), before)
+
+
 # --- State ------------------------------------------------------------------------------------------------------------
 
 
