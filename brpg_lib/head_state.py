@@ -67,6 +67,11 @@ class HeadState(Resumable):
         # Where a class has the index of ignored pixels, labels come in with another one for them, and it gets nothing.
         self.ignored_class = config.ignore_index if 0 <= config.ignore_index < num_classes else None
         own = config
+        if self.ignored_class == BRPGConfig.ignore_index:  # few who have so many classes have chosen it
+            warn(
+                f"class {self.ignored_class} of {num_classes} gets no prototypes: it has the index of ignored pixels, "
+                "BRPGConfig(ignore_index=...), which another number than a class should have"
+            )
         if self.ignored_class is not None:
             config = dataclasses.replace(config, ignore_index=NO_CLASS)
         queue = FeatureQueue(

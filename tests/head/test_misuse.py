@@ -13,7 +13,7 @@ import torch
 from builders import fresh, head, labeled, run, state, unlabeled
 from torch import Tensor, nn
 
-from brpg_lib import LabeledBatch, ProjectionHead, PrototypeHead, UnlabeledBatch
+from brpg_lib import BRPGConfig, LabeledBatch, ProjectionHead, PrototypeHead, UnlabeledBatch
 from brpg_lib.misuse import are_stretched
 from brpg_lib.notices import LateReader
 
@@ -409,6 +409,16 @@ def test_labels_of_one_class() -> None:
 def test_one_class_is_no_problem_to_solve() -> None:
     with pytest.warns(UserWarning, match="num_classes=1 has a loss of 0"):
         PrototypeHead(1, 4, head().schedule)
+
+
+def test_a_class_that_has_the_default_index_of_ignored_pixels() -> None:
+    with pytest.warns(UserWarning, match="class 255 of 300 gets no prototypes: it has the index of ignored pixels"):
+        PrototypeHead(300, 4, head().schedule, BRPGConfig(queue_size=5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PrototypeHead(255, 4, head().schedule, BRPGConfig(queue_size=5))
+        PrototypeHead(300, 4, head().schedule, BRPGConfig(queue_size=5, ignore_index=65535))
+        PrototypeHead(3, 4, head().schedule, BRPGConfig(queue_size=5, ignore_index=0))
 
 
 def test_steps_without_points() -> None:
