@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from brpg_lib.batches import LabeledBatch, UnlabeledBatch
 from brpg_lib.late import LateCopy
@@ -71,6 +75,7 @@ class FirstCalls:
         self._kinds: set[str] = set()
         self._optimizers: OptimizerWatch | None = None
         self._given = 0
+        self.loaded = False
 
     def __reduce__(self) -> tuple[Callable[[], FirstCalls], tuple[()]]:
         """As a new one."""
@@ -128,7 +133,7 @@ class FirstCalls:
 
     def go_on(self) -> None:
         """Take note that a checkpoint was loaded: the next iteration may be any."""
-        self._given = 0
+        self._given, self.loaded = 0, True
 
     def _judge_number(self, warnings: OneTimeWarnings) -> None:
         """Judge, once all calls are seen, whether there were more of them than steps of the training."""
@@ -207,13 +212,22 @@ class OptimizerWatch:
 
         def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             watch = reference()
-            if watch is None:
-                return
-            if not watch._steps:
-                watch.resumed = any(map(_has_moved, optimizer.state.values()))
-            watch._steps[optimizer] = watch._steps.get(optimizer, 0) + 1
+            if watch is not None:
+                watch._count(optimizer, done=0)
 
-        weakref.finalize(self, register_optimizer_step_pre_hook(before_step).remove)
+        def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            watch = reference()
+            if watch is not None and optimizer not in watch._steps:  # the step in whose closure the head is called
+                watch._count(optimizer, done=1)
+
+        for handle in (register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)):
+            weakref.finalize(self, handle.remove)
+
+    def _count(self, optimizer: Optimizer, done: int) -> None:
+        """Take note of a step, of which the optimizer's state has ``done`` already."""
+        if not self._steps:
+            self.resumed = max(map(_steps_in, optimizer.state.values()), default=0) > done
+        self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
 
     @property
     def steps(self) -> int:
@@ -221,11 +235,11 @@ class OptimizerWatch:
         return max(self._steps.values(), default=0)
 
 
-def _has_moved(state: Any) -> bool:
-    """Whether what an optimizer knows of a parameter tells of steps."""
+def _steps_in(state: Any) -> float:
+    """How many steps, at least, what an optimizer knows of a parameter tells of."""
     if not isinstance(state, dict):
-        return False
-    return float(state.get("step", 0)) > 0 or state.get("momentum_buffer") is not None
+        return 0
+    return max(float(state.get("step", 0)), float(state.get("momentum_buffer") is not None))
 
 
 def first_sight(labeled: LabeledBatch | None, unlabeled: UnlabeledBatch | None, until_collect: int) -> dict[str, str]:

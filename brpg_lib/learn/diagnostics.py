@@ -101,13 +101,36 @@ def missing_prototypes(classes: list[int], config: BRPGConfig) -> str:
     )
 
 
-def begins_late(iteration: int, schedule: Schedule) -> str:
-    """What to say where a head that holds nothing begins after its collect phase."""
-    end = schedule.warmup + schedule.collect
+OTHER_COUNT = (
+    "The Schedule is not that of the checkpoint, or counts other steps, such as those of another number of processes"
+)
+
+
+def begins_late(iteration: int, schedule: Schedule, loaded: bool) -> str:
+    """What to say where a head that holds nothing begins after its collect phase.
+
+    Args:
+        iteration: The first one.
+        schedule: That has other phases for it.
+        loaded: Whether the head is that of a checkpoint.
+    """
+    joins = (
+        "If this training is resumed, load head.state_dict() of the checkpoint; if the head is new in it, count from "
+        f"where it joins (iteration=step - {iteration})"
+    )
     return (
         f"a head that holds nothing begins at iteration {iteration}, after its collect phase ({schedule.warmup} to "
-        f"{end}): prototypes will be made of the first samples that come. If this training is resumed, load "
-        "head.state_dict() of the checkpoint; if the head is new in it, let its Schedule begin later"
+        f"{schedule.warmup + schedule.collect}): prototypes will be made of the first samples that come. "
+        f"{OTHER_COUNT if loaded else joins}"
+    )
+
+
+def goes_back(iteration: int, schedule: Schedule) -> str:
+    """What to say where a head of a checkpoint has prototypes, and its schedule makes none yet."""
+    phase, end = schedule.phase(iteration).value, schedule.warmup + schedule.collect
+    return (
+        f"a head with prototypes goes on at iteration {iteration} in its {phase} phase: its loss is 0 until iteration "
+        f"{end}. {OTHER_COUNT}"
     )
 
 

@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -240,6 +241,27 @@ def test_a_new_head_that_begins_after_its_collect_phase() -> None:
     assert module.bank.present == [True] * 3
 
 
+def test_a_schedule_that_counts_other_steps_than_the_checkpoint() -> None:
+    """As where the number of processes has changed, and with it the steps of an epoch."""
+    longer, shorter = {"warmup": 20, "collect": 20, "total": 400}, {"warmup": 2, "collect": 2, "total": 40}
+    trained, waiting, collecting = run(head(**shorter), 8), run(head(**longer), 8), run(head(**longer), 25)
+    assert told(3, module=loaded(trained, longer)) == [
+        "a head with prototypes goes on at iteration 8 in its warmup phase: its loss is 0 until iteration 40. The "
+        "Schedule is not that of the checkpoint, or counts other steps, such as those of another number of processes"
+    ]
+    (text,) = told(3, module=loaded(waiting, shorter))
+    assert text.startswith("a head that holds nothing begins at iteration 8, after its collect phase (2 to 4)")
+    assert text.endswith("such as those of another number of processes")
+    assert told(3, module=loaded(collecting, shorter)) == []
+    assert told(3, module=loaded(trained, shorter)) == []
+
+
+def loaded(module: PrototypeHead, schedule: dict[str, int]) -> PrototypeHead:
+    other = head(**schedule)
+    other.load_state_dict(state(module))
+    return other
+
+
 def test_a_schedule_without_a_collect_phase_has_no_end_of_it_to_miss() -> None:
     module = head(warmup=0, collect=0, total=400)
     with warnings.catch_warnings():
@@ -277,14 +299,24 @@ class Trainer:
         self.net, self.head = nn.Conv2d(5, 5, 1), head()
         self.optimizer = make(self.net.parameters())
 
+    def backward(self, index: int) -> Tensor:
+        """Of one step."""
+        first, second = labeled(10 * index), unlabeled(10 * index)
+        features = self.net(first.features.detach())
+        loss = self.head(put_features(first, features), second).loss + features.mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        return loss
+
     def run(self, steps: int) -> None:
         for i in range(steps):
-            first, second = labeled(10 * i), unlabeled(10 * i)
-            features = self.net(first.features.detach())
-            loss = self.head(put_features(first, features), second).loss + features.mean()
-            self.optimizer.zero_grad()
-            loss.backward()
+            self.backward(i)
             self.optimizer.step()
+
+    def run_in_closures(self, steps: int) -> None:
+        """As Lightning does: the step of the optimizer calls what computes the loss."""
+        for i in range(steps):
+            self.optimizer.step(partial(self.backward, i))
 
 
 def put_features(batch: LabeledBatch, features: Tensor) -> LabeledBatch:
@@ -314,6 +346,23 @@ def test_a_training_resumed_without_its_head(make: Any, with_head: bool) -> None
     found = [str(warning.message) for warning in caught]
     assert len(found) == (not with_head)
     assert with_head or "load head.state_dict() of the checkpoint too" in found[0]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_head_that_is_called_in_the_step_of_the_optimizer(make: Any) -> None:
+    trainer = Trainer(make)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.run_in_closures(5)
+    again = Trainer(make)
+    again.optimizer.load_state_dict(trainer.optimizer.state_dict())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        again.run_in_closures(3)
+    found = [str(warning.message) for warning in caught]
+    counts = any("step" in state for state in again.optimizer.state.values())
+    assert len(found) == counts, "a momentum buffer may be of the step before"
+    assert not found or "load head.state_dict() of the checkpoint too" in found[0]
 
 
 def test_the_optimizers_are_left_alone_afterwards() -> None:
