@@ -31,9 +31,9 @@ def sized_as_saved(state: Mapping[str, Any], checkpoint: str | os.PathLike[str] 
     >>> import tempfile
     >>> import torch.distributed.checkpoint as dcp
     >>> folder = tempfile.TemporaryDirectory()
-    >>> _ = dcp.save({"model": {"rows": torch.ones(3, 2)}}, checkpoint_id=folder.name, no_dist=True)
+    >>> _ = dcp.save({"model": {"rows": torch.ones(3, 2)}}, checkpoint_id=folder.name)
     >>> state = sized_as_saved({"model": {"rows": torch.zeros(0, 2)}}, folder.name)
-    >>> dcp.load(state, checkpoint_id=folder.name, no_dist=True)
+    >>> dcp.load(state, checkpoint_id=folder.name)
     >>> state["model"]["rows"].shape  # now model.load_state_dict(state["model"])
     torch.Size([3, 2])
     >>> folder.cleanup()

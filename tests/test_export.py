@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from builders import CLASSES, DIM, learning_head, same, state, step
+from packages import needs_export
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -56,7 +57,7 @@ def answers(file: Path, images: Tensor) -> list[Tensor]:
     return [torch.from_numpy(answer) for answer in found]
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=needs_export)])
 def test_onnx(network: Segmenter, dynamo: bool, tmp_path: Path) -> None:
     if dynamo:
         pytest.importorskip("onnxscript")
@@ -75,6 +76,7 @@ def test_onnx(network: Segmenter, dynamo: bool, tmp_path: Path) -> None:
     assert same(before, state(network))
 
 
+@needs_export
 @pytest.mark.parametrize("strict", [False, True])
 def test_torch_export(network: Segmenter, strict: bool) -> None:
     program = torch.export.export(network, (IMAGES,), strict=strict, dynamic_shapes={"images": SIZES})
@@ -95,6 +97,7 @@ def test_torch_jit_trace(network: Segmenter) -> None:
     assert torch.equal(torch.jit.load(file)(IMAGES), network(IMAGES))
 
 
+@needs_export
 def test_what_is_exported_can_be_trained() -> None:
     network = Segmenter("similarity").eval()
     exported = torch.export.export(network, (IMAGES,)).module()
@@ -106,6 +109,7 @@ def test_what_is_exported_can_be_trained() -> None:
     assert_close(*gradients)
 
 
+@needs_export
 def test_a_head_goes_on_after_an_export() -> None:
     network = Segmenter("classify").eval()
     twin = copy.deepcopy(network)

@@ -78,7 +78,7 @@ def tensors(draw: Callable[..., Any], like: Tensor | None = None) -> Tensor:
         place = torch.randperm(value.numel(), generator=random)[:count]
         flat = value.flatten()
         if value.is_floating_point() or value.is_complex():
-            flat[place] = draw(st.sampled_from(SPECIAL))
+            flat[place] = torch.tensor(draw(st.sampled_from(SPECIAL)), dtype=torch.float64).to(value.dtype)
         elif value.dtype != torch.bool:
             low, high = torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max
             flat[place] = min(max(draw(st.sampled_from([-1, 3, 200, 254, 255, 2**31, low, high])), low), high)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packages import needs_transformers
 from pages import ROOT
 
 from brpg_lib import cli, completion
@@ -86,7 +87,7 @@ def test_ctrl_c_ends_in_a_line(name: str, monkeypatch: pytest.MonkeyPatch, capsy
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("command", ["", "--help", "train --help", "list"])
+@pytest.mark.parametrize("command", ["", "--help", pytest.param("train --help", marks=needs_transformers), "list"])
 def test_whoever_reads_may_stop(command: str) -> None:
     """`brpg ... | head -1`: no traceback, here or at the end of the process."""
     arguments = [sys.executable, "-u", "-c", RUN_BRPG, *command.split()]
@@ -113,6 +114,7 @@ def test_the_list_of_presets_cuts_no_name() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo terminal")
+@needs_transformers
 def test_a_terminal_of_80_columns_without_colors() -> None:
     import pty
 

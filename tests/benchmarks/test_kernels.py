@@ -9,12 +9,12 @@ import sys
 from typing import Any
 
 import pytest
+from packages import TRITON
 
 from brpg_lib.benchmarks import kernels
-from brpg_lib.kernels import lloyd
 
 NEEDED = pytest.mark.skipif(
-    sys.platform != "linux" or not lloyd.installed("triton"), reason="needs the compiler that Triton has on Linux"
+    sys.platform != "linux" or bool(TRITON), reason=TRITON or "needs the compiler that Triton has on Linux"
 )
 SHARED = 114_688
 """Bytes that a program on an A100 or H100 may have, and leave room for a second one."""

@@ -12,6 +12,7 @@ import torch
 from builders import random_bank
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import needs_export
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -305,11 +306,13 @@ def test_maps_of_other_channels_are_refused() -> None:
         bank.similarity(torch.randn(2, 5, 3, 3))
 
 
+@needs_export
 def test_classification_can_be_exported() -> None:
     module, images = NearestPrototype().eval(), torch.randn(2, 3, 5, 6)
     assert torch.equal(torch.export.export(module, (images,)).module()(images), module(images))
 
 
+@needs_export
 def test_classification_can_be_exported_to_onnx(tmp_path: Path) -> None:
     onnx_reference = pytest.importorskip("onnx.reference")
     module, images = NearestPrototype().eval(), torch.randn(2, 3, 5, 6)

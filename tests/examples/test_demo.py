@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from packages import needs_transformers
 
 from brpg_lib.examples import demo, quickstart
 from brpg_lib.examples.training import apart
@@ -115,6 +116,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C on POSIX")
+@needs_transformers
 def test_ctrl_c_ends_a_demo_at_once(tmp_path):
     command = [sys.executable, "-m", "brpg_lib.cli", "demo", *SMALL, "--steps", "100000", "--out", str(tmp_path)]
     process = subprocess.Popen(

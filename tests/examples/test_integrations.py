@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from builders import learning_head, same, state, step
+from packages import needs_transformers
 from torch import Tensor
 
 from brpg_lib import ProjectionHead, PrototypeHead
@@ -113,10 +114,10 @@ def test_manual_optimization_is_refused(unchanged: ModuleType, tmp_path: Path) -
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
+@needs_transformers
 def test_the_trainer_of_transformers_resumes_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("transformers")
     example = importlib.import_module("brpg_lib.examples.hf_trainer")
     monkeypatch.setattr(example, "STEPS", 16)
     example.main(["--folder", str(tmp_path / "whole")])
@@ -139,8 +140,8 @@ def test_the_trainer_of_transformers_resumes_exactly(
     assert logged[-1]["brpg/prototypes"] > 0
 
 
+@needs_transformers
 def test_its_evaluation_is_without_the_head(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     example = importlib.import_module("brpg_lib.examples.hf_trainer")
     arguments = example.TrainingArguments(
         output_dir=str(tmp_path), report_to=[], remove_unused_columns=False, use_cpu=True, disable_tqdm=True

@@ -4,6 +4,7 @@ import sys
 import pytest
 import timm
 import torch
+from packages import needs_transformers
 from sklearn.datasets import load_sample_image
 
 from brpg_lib.examples.training.apart import train
@@ -13,7 +14,8 @@ from brpg_lib.examples.training.networks import build_network, efficientnet
 from brpg_lib.examples.training.networks.normalize import MEAN, STD, ImageNetNormalize
 from brpg_lib.examples.training.recipe_files import read_recipe
 
-TRIED = ("compact", "efficientnet_lite0", "resnet50", "xception65", "segformer_b0")
+SEGFORMER = pytest.param("segformer_b0", marks=needs_transformers)
+TRIED = ("compact", "efficientnet_lite0", "resnet50", "xception65", SEGFORMER)
 """One of each kind; the others differ in depth only."""
 
 
@@ -114,7 +116,7 @@ def test_weights_that_cannot_be_downloaded_are_told_of(monkeypatch):
         build_network("resnet50", 5, None, pretrained=True)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "segformer_b0"])
+@pytest.mark.parametrize("name", ["resnet50", SEGFORMER])
 def test_trainers_take_any_network(name, tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "SCENES", {"labeled": 4, "unlabeled": 4, "test": 2})
     small = {"framework": "u2pl", "epoch_steps": 3, "size": 33, "batch_size": 2, "feature_dim": 8}

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 from builders import same
+from packages import needs_transformers
 
 from brpg_lib import PrototypeHead
 from brpg_lib.checkpoint import unpack
@@ -62,7 +63,9 @@ def same_state(one: PrototypeHead, two: PrototypeHead) -> bool:
     return same(one.state_dict(), two.state_dict())
 
 
-@pytest.mark.parametrize(("name", "steps"), [("own_trainer", 50), ("segformer", 50), ("smp_unet", 30)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("own_trainer", 50), pytest.param("segformer", 50, marks=needs_transformers), ("smp_unet", 30)]
+)
 def test_plain_loop(name: str, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
     example(name).main(["--steps", str(steps)])
     check_output(capsys.readouterr().out)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from builders import head, labeled, run, same, state, step, unlabeled
+from packages import needs_torch_2_5
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
@@ -343,6 +344,7 @@ def test_no_training_in_inference_mode() -> None:
     assert same(state(module), before)
 
 
+@needs_torch_2_5
 def test_lightnings_weight_averaging(tmp_path: Any) -> None:
     lightning = pytest.importorskip("lightning")
     callbacks = pytest.importorskip("lightning.pytorch.callbacks")

@@ -19,6 +19,7 @@ import torch
 from builders import head, random_bank, run, same, state
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import needs_torch_2_5
 from PIL import Image
 from torch import Tensor
 
@@ -79,6 +80,7 @@ def test_other_formats(learned: PrototypeHead, tmp_path: Path) -> None:
         assert found.settings["iteration"] == 7
 
 
+@needs_torch_2_5
 def test_random_states_beside_it(learned: PrototypeHead, tmp_path: Path) -> None:
     """As trainers that resume exactly save them: NumPy's is made of an array."""
     rng = (torch.get_rng_state(), np.random.get_state(), random.getstate(), np.float64(0.5), np.arange(3))

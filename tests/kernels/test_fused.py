@@ -10,6 +10,7 @@ import torch
 from builders import fresh, gradients, head, labeled, set_prototypes, state, unlabeled
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from packages import needs_triton
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -23,14 +24,14 @@ from brpg_lib import (
     UnlabeledBatch,
 )
 from brpg_lib.collect.step import collect
-from brpg_lib.kernels import fused, lloyd
+from brpg_lib.kernels import fused
 from brpg_lib.kernels.random import fold, uniform
 from brpg_lib.learn import diagnostics
 from brpg_lib.learn.step import Measured, follow, measure
 from brpg_lib.ranks.exchange import StepSums
 
 pytestmark = [
-    pytest.mark.skipif(not lloyd.installed("triton"), reason="needs triton"),
+    needs_triton,
     pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning"),  # on the side of a where that is not taken
 ]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,11 +8,12 @@ import torch
 from builders import clusters
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import needs_triton
 from torch.testing import assert_close
 
 from brpg_lib.kernels.kmeans import Clustering, kmeans
 from brpg_lib.kernels.kmeans.descent import Descent, Rows, descend
-from brpg_lib.kernels.lloyd import installed, load
+from brpg_lib.kernels.lloyd import load
 
 
 def ragged(parts: list[torch.Tensor], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +148,7 @@ def test_backends_agree(num_rows: int) -> None:
     assert_close(one.centroids.sum(1), two.centroids.sum(1), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(not installed("triton"), reason="needs a (recent) triton")
+@needs_triton
 def test_triton_clusters_as_well(device: torch.device) -> None:
     if torch.cuda.is_available() and device.type == "cpu":
         pytest.skip("Triton's interpreter is used only where there is no GPU")

@@ -11,6 +11,7 @@ from builders import clusters
 from fake_cuda import NoCopies
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from packages import needs_triton
 from torch.testing import assert_close
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -19,7 +20,7 @@ from brpg_lib.kernels.kmeans import kmeans, steps
 from brpg_lib.kernels.kmeans.descent import Descent, Rows
 
 pytestmark = [
-    pytest.mark.skipif(not lloyd.installed("triton"), reason="needs triton"),
+    needs_triton,
     pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning"),  # on the side of a where that is not taken
 ]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import needs_triton
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -17,7 +18,9 @@ from brpg_lib.kernels import lloyd, optional
 
 def backend(name: str) -> Any:
     """A parameter; what runs on a GPU where there is one is a test of CUDA there."""
-    marks = [pytest.mark.skipif(not lloyd.installed(name), reason=f"needs a (recent) {name}")]
+    marks = [
+        needs_triton if name == "triton" else pytest.mark.skipif(not lloyd.installed(name), reason=f"needs {name}")
+    ]
     if name != "numba" and torch.cuda.is_available():
         marks.append(pytest.mark.cuda)
     return pytest.param(name, marks=marks)

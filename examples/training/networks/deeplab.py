@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from brpg_lib import ProjectionHead
@@ -67,7 +67,7 @@ class ResNetEncoder(nn.Module):
         )
         for block, grid in zip(network.layer4, MULTI_GRID, strict=True):
             block.conv2.dilation = block.conv2.padding = (block.conv2.dilation[0] * grid,) * 2
-        self.body = create_feature_extractor(network, ["layer1", "layer4"])
+        self.body = IntermediateLayerGetter(network, {"layer1": "fine", "layer4": "coarse"})
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps at 1/4 and 1/8."""
