@@ -156,7 +156,7 @@ def test_classes_without_rows_are_named_once() -> None:
 
     step(0)
     step(1)
-    with pytest.warns(UserWarning, match=r"classes 2 are in the labels, .*rare_class_fallback") as told:
+    with pytest.warns(UserWarning, match=r"classes without prototypes \(2\).*rare_class_fallback") as told:
         step(2)
     assert [w.filename for w in told] == [__file__]
     with warnings.catch_warnings():
