@@ -99,8 +99,8 @@ class Resumable(StateModule):
         without = prefix and not any(name.startswith(prefix) for name in state_dict)
         if without and self.progress()["iteration"] == 0:  # else somebody puts other weights into a model that trains
             warn(
-                f"the state that was loaded holds nothing of the head {prefix.rstrip('.')!r}, which starts with its "
-                "warm-up; if this training is resumed, the checkpoint has been saved without the head"
+                f"the state that was loaded holds nothing of the head {prefix.rstrip('.')!r}, which begins with "
+                "nothing; if this training is resumed, the checkpoint has been saved without the head"
             )
         if saved is not None:
             values = unpack(saved)

@@ -383,7 +383,7 @@ def test_the_optimizers_are_left_alone_afterwards() -> None:
 def test_a_model_resumed_from_a_state_without_the_head() -> None:
     model = nn.ModuleDict({"net": nn.Conv2d(1, 1, 1), "head": head()})
     old = {name: value for name, value in model.state_dict().items() if name.startswith("net")}
-    with pytest.warns(UserWarning, match="holds nothing of the head 'head', which starts with its warm-up"):
+    with pytest.warns(UserWarning, match="holds nothing of the head 'head', which begins with nothing"):
         model.load_state_dict(old, strict=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
