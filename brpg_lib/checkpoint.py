@@ -60,6 +60,14 @@ class Resumable(StateModule):
     def go_on(self, progress: Mapping[str, Any]) -> None:
         """Take over the :meth:`progress` of a checkpoint."""
 
+    @abstractmethod
+    def require_parts(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Require that the state of its submodules can be loaded, before anything is changed.
+
+        Raises:
+            ValueError: It cannot.
+        """
+
     def get_extra_state(self) -> Tensor:
         """What a checkpoint says beside the buffers: packed JSON."""
         values = {"version": VERSION} | self.identity()
@@ -105,6 +113,7 @@ class Resumable(StateModule):
         if saved is not None:
             values = unpack(saved)
             require_loadable(self.identity(), values, self._strict)
+            self.require_parts(state_dict, prefix)
             for name, since in ADDED.items():  # in place: a copy would not reach the submodules
                 if values["version"] < since:
                     state_dict.setdefault(prefix + name, torch.zeros_like(self.state(name)))

@@ -241,6 +241,10 @@ class HeadState(Resumable):
         self._first_calls.go_on()
         self.seed = self.sampler.seed = self.clusterer.seed = int(progress["seed"])
 
+    def require_parts(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Require that the state of its queues can be loaded, which comes after its own."""
+        self.queue.require_loadable(state_dict, f"{prefix}queue.")
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         # What is not saved may have had no values (meta device), or tell of ranks that were out of step before.

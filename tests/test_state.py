@@ -228,6 +228,16 @@ def test_a_checkpoint_with_missing_or_other_fields_says_so() -> None:
         head().load_state_dict({k: v for k, v in saved(module).items() if k != "_extra_state"})
 
 
+@pytest.mark.parametrize("broken", ["confidence", "cursor"])
+def test_a_damaged_state_changes_nothing(broken: str) -> None:
+    parts, found = saved(run(head(), 3)), run(head(), 2)
+    before = state(found)
+    wrong = parts["queue.confidence"][1:] if broken == "confidence" else parts["queue.cursor"] + 1
+    with pytest.raises(ValueError, match=rf"queue\.{broken}: expected"):
+        found.load_state_dict(parts | {f"queue.{broken}": wrong})
+    assert same(state(found), before)
+
+
 def test_a_state_of_the_first_version_is_migrated() -> None:
     module, resumed = run(head(), 6), head()
     old = saved(module)

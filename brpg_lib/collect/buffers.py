@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from brpg_lib.collect.room import Room
-from brpg_lib.collect.saved_rows import KEPT, fits_into, pack, unpack
+from brpg_lib.collect.saved_rows import KEPT, fits_into, pack, require_pairs, unpack
 from brpg_lib.state import StateModule
 from brpg_lib.validation import require
 
@@ -138,11 +138,20 @@ class QueueBuffers(StateModule):
             return super()._saved(name)
         return pack(getattr(self, name), self.rows[:, : self.num_groups] if AXES[name] == 2 else self.kept_rows())
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def require_loadable(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Require that a state can be of such a queue, before anything is changed.
+
+        Raises:
+            ValueError: It cannot; the message names what is wrong.
+        """
         rows, cursor = (state_dict.get(prefix + name) for name in ("rows", "cursor"))
         if rows is not None and cursor is not None:  # only a full ring starts elsewhere than at its first place
             fits = bool(((cursor == rows) | (rows == self.capacity)).all())
             require(fits, f"{prefix}cursor", f"that of a queue of capacity {self.capacity}", "that of a smaller one")
+        require_pairs(state_dict, prefix)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.require_loadable(state_dict, prefix)
         state_dict = dict(state_dict)
         with torch.inference_mode(False):
             unpacked = unpack(state_dict, prefix, self.num_groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,6 +72,23 @@ def pack(queues: Tensor, rows: Tensor) -> SavedRows:
     return SavedRows.of(queues.narrow(rows.ndim, 0, longest)[_in_use(rows, longest)])
 
 
+PAIRS = tuple((f"{start}features", f"{start}confidence") for start in ("", "fallback_"))
+"""Names of rows, and of what lies beside each."""
+
+
+def require_pairs(state: Mapping[str, Any], prefix: str) -> None:
+    """Require that each row of a queue's state has a confidence.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    for rows, others in PAIRS:
+        first, second = (state.get(prefix + name) for name in (rows, others))
+        if first is not None and second is not None and first.ndim and second.ndim:
+            fits = len(first) == len(second)
+            require(fits, prefix + others, f"{len(first)} rows, as {rows} has", f"{len(second)} rows")
+
+
 def unpack(state: dict[str, Any], prefix: str, num_groups: int) -> set[str]:
     """Inverse of :func:`pack`, with all queues as long as the longest one; states before version 4 are like that.
 
@@ -104,12 +121,12 @@ def _leave_out_averages(state: dict[str, Any], prefix: str) -> None:
     """Forget queues of which there are more or fewer rows than the state says.
 
     A moving average of state dicts is like that, see :class:`SavedRows`: it has rows of one time, and numbers of
-    another. Where a row has no confidence beside it, something else is wrong, and nothing is changed here.
+    another.
     """
     told = False
-    for start, counters in (("", ("rows", "cursor")), ("fallback_", (KEPT,))):
-        names = [f"{prefix}{start}{name}" for name in ("features", "confidence")]
-        lengths = {len(state[name]) for name in names if name in state and state[name].ndim}
+    for pair, counters in zip(PAIRS, (("rows", "cursor"), (KEPT,)), strict=True):
+        names = [prefix + name for name in pair if prefix + name in state]
+        lengths = {len(state[name]) for name in names if state[name].ndim}
         if len(lengths) != 1 or lengths == {int(state[prefix + counters[0]].sum())}:
             continue
         told = True

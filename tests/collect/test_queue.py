@@ -356,7 +356,7 @@ def test_a_state_with_more_or_fewer_rows_than_it_says_is_refused() -> None:
     queue.append(batch_of([20], 3))
     saved = state(queue)
     saved["confidence"] = saved["confidence"][1:]
-    with pytest.raises(ValueError, match=r"confidence: expected 20 rows, as the state says, found \(19,\)"):
+    with pytest.raises(ValueError, match=r"confidence: expected 20 rows, as features has, found 19 rows"):
         other.load_state_dict(saved)
     assert not other.rows.any()
 
