@@ -166,9 +166,9 @@ class PrototypeHead(HeadState):
         """Say, once, that steps pass in which prototypes should have been there."""
         elapsed = iteration - self.schedule.warmup - self.schedule.collect
         loaded = self._first_calls.loaded
+        if elapsed < 0 and loaded and any(self.bank.present):
+            self._warnings.warn("goes back", diagnostics.goes_back(iteration, self.schedule))
         if elapsed < 0 or any(self.bank.present):
-            if elapsed < 0 and loaded and any(self.bank.present):
-                self._warnings.warn("goes back", diagnostics.goes_back(iteration, self.schedule))
             return
         begins = self._first_calls.trained == 1 and iteration > 0 and self.schedule.collect > 0
         if begins and not self._has_rows():

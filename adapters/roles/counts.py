@@ -11,7 +11,7 @@ from .around import Around
 from .findings import Lacking, Missing
 from .holes import hole
 from .iterations import PARTS, find_total
-from .loops import adds_one, counter, end_of_range, is_count, loaders_of, range_of, step_loops, there, times
+from .loops import adds_one, counter, end_of_range, is_count, least, loaders_of, range_of, step_loops, there, times
 
 
 def find_count(around: Around) -> dict[str, str]:
@@ -93,8 +93,7 @@ def _every(statement: ast.stmt) -> ast.expr | None:
 
 
 def _shortest(loaders: Sequence[str]) -> str:
-    lengths = [f"len({one})" for one in loaders]
-    return lengths[0] if len(lengths) == 1 else f"min({', '.join(lengths)})"
+    return least([f"len({one})" for one in loaders])
 
 
 def _length(around: Around, node: ast.expr, env: Env) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 
 from ..analysis.names import ENDLESS
 from ..analysis.values import Env, dotted, place_of
@@ -40,6 +41,11 @@ def times(around: Around, loop: ast.For) -> str | None:
     lengths = [*loaders, *(end for end in ends if end is not None)]
     if not lengths:
         return None
+    return least(lengths)
+
+
+def least(lengths: Sequence[str]) -> str:
+    """Code of the smallest number."""
     return lengths[0] if len(lengths) == 1 else f"min({', '.join(lengths)})"
 
 
